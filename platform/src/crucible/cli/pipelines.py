@@ -1,0 +1,134 @@
+"""Verbs on a pipeline file: validate, plan, submit, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crucible.cli.output import Json, print_json
+
+if TYPE_CHECKING:
+    from crucible.engines.base import Engine
+    from crucible.plan.model import CacheOutlook, Plan
+    from crucible.settings import Settings
+    from crucible.specs import PipelineSpec
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline.yaml.", show_default=False)]
+Preset = Annotated[
+    str | None, typer.Option("--preset", "-p", help="Values from presets/NAME.yaml beside FILE.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="PARAM=VALUE; wins over preset, may repeat.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    for command in (validate, plan, submit, schema):
+        app.command()(command)
+
+
+def validate(file: File, preset: Preset = None, set_: Set = None, json: Json = False) -> None:
+    """Check FILE: every mistake at once, with file:line:column and a fix."""
+    spec = _load(file, preset, set_)
+    if json:
+        print_json({"valid": True, "pipeline": spec.metadata.name, "steps": list(spec.steps)})
+    else:
+        typer.echo(f"{file}: valid ({spec.metadata.name}, {len(spec.steps)} steps)")
+
+
+def plan(file: File, preset: Preset = None, set_: Set = None, json: Json = False) -> None:
+    """Show what FILE would run: steps, inputs, resources, what is cached, what changed."""
+    from crucible.plan import diff, plan_document, render_plan
+    from crucible.settings import Settings
+
+    settings = Settings.load()
+    built, last, outlook = _planned(_load(file, preset, set_), settings)
+    changes = diff(built, last[1]) if last else []
+    if json:
+        print_json(
+            {
+                **plan_document(built, outlook),
+                "last_run": last[0] if last else None,
+                "changes": changes,
+            }
+        )
+        return
+    typer.echo(render_plan(built, outlook))
+    if last:
+        typer.echo(f"\nChanges since {last[0]}: {'none' if not changes else ''}".rstrip())
+        for line in changes:
+            typer.echo(f"  {line}")
+
+
+def submit(
+    file: File,
+    preset: Preset = None,
+    set_: Set = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print the run id and return at once.")
+    ] = False,
+    run_id: Annotated[
+        str | None, typer.Option(help="Submit under this id; a second time changes nothing.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run FILE and follow it to its end. Ctrl-C ends the run; `resume` continues it."""
+    from crucible.cli.live import follow
+    from crucible.engines import get_engine
+    from crucible.plan import build
+    from crucible.settings import Settings
+
+    spec = _load(file, preset, set_)
+    engine = get_engine(Settings.load())
+    started = engine.submit(build(spec), run_id=run_id)
+    if detach:
+        print_json({"run_id": started}) if json else typer.echo(started)
+        return
+    follow(engine, started, as_json=json, cancel_on_interrupt=True)
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here.")] = None,
+) -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    import json
+
+    from crucible.specs import pipeline_json_schema
+
+    text = json.dumps(pipeline_json_schema(), indent=2)
+    if output is None:
+        typer.echo(text)
+    else:
+        output.write_text(text + "\n")
+
+
+def _load(file: Path, preset: str | None, set_: list[str] | None) -> PipelineSpec:
+    from crucible.specs import load_pipeline
+
+    return load_pipeline(file, preset=preset, overrides=_overrides(set_ or []))
+
+
+def _overrides(pairs: list[str]) -> dict[str, str]:
+    from crucible.errors import UserError
+
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise UserError(f"--set {wrong[0]}: no value. Write --set PARAM=VALUE.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _planned(
+    spec: PipelineSpec, settings: Settings
+) -> tuple[Plan, tuple[str, Plan] | None, dict[str, CacheOutlook]]:
+    from crucible.artifacts import open_store
+    from crucible.engines import get_engine
+    from crucible.plan import build, cache_outlook
+
+    engine: Engine = get_engine(settings)
+    built = build(spec)
+    last = engine.last_plan(built.name)
+    store = open_store(settings.store_uri)
+    return built, last, cache_outlook(built, store.cache_get, last[1] if last else None)
