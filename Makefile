@@ -31,7 +31,7 @@ imports: $(VENV)/.dev
 
 install: $(VENV)/.dev  ## Install everything that development needs into .venv
 docs: $(VENV)/.dev  ## Regenerate the component and CLI references and the JSON Schema
-	$(BIN)/python -m crucible.testing.references --write
+	$(BIN)/python -m crucible.cli.reference --write
 lock: $(VENV)/.dev  ## Resolve requirements.txt anew
 	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --no-header --no-emit-index-url \
 		--python-version 3.11 pyproject.toml -o requirements.txt
