@@ -1,0 +1,96 @@
+"""A component's settings from what a user wrote: all mistakes at once, with paths and fixes."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from crucible.errors import Problem, UserError
+from crucible.sdk.component import Component, ComponentConfig, slots_of
+from crucible.sdk.suggestion import did_you_mean
+
+_MAX_VALUE_CHARS = 60
+
+
+def validate_config(
+    cls: type[Component], values: Mapping[str, Any], *, where: str
+) -> ComponentConfig:
+    """The settings of one step of ``cls``, defaults filled in.
+
+    Args:
+        cls: the component.
+        values: settings by name, input slots left out.
+        where: dotted path of the settings for messages, e.g. ``steps.align.with``.
+
+    Raises:
+        UserError: with one problem for every setting that is wrong.
+    """
+    try:
+        return cls.Config.model_validate(dict(values))
+    except ValidationError as error:
+        problems = config_problems(error, cls, values, where=where)
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise UserError(f"settings of {cls.name} are wrong:\n{lines}", problems) from None
+
+
+def config_problems(
+    error: ValidationError, cls: type[Component], values: Mapping[str, Any], *, where: str
+) -> list[Problem]:
+    """Errors of pydantic as problems whose paths are those of the user's file."""
+    return [
+        _problem(detail, cls, values, where)
+        for detail in error.errors(include_url=False, include_context=False)
+    ]
+
+
+def _problem(
+    detail: Mapping[str, Any], cls: type[Component], values: Mapping[str, Any], where: str
+) -> Problem:
+    location = detail["loc"]
+    path = "".join((where, *_path_parts(location, values)))
+    if detail["type"] == "missing":
+        return Problem(path, "is required.", f"Set it: {path.rpartition('.')[2]}: <value>")
+    if detail["type"] == "extra_forbidden":
+        options = set(_fields_at(cls.Config, location[:-1]))
+        if len(location) == 1:
+            options |= {slot.name for slot in slots_of(cls.Inputs)}
+        return Problem(
+            path, f"is not a setting of {cls.name}.", did_you_mean(location[-1], options)
+        )
+    text = str(detail["msg"]).removeprefix("Value error, ").rstrip(".")
+    shown = repr(detail["input"])
+    if len(shown) > _MAX_VALUE_CHARS:
+        shown = f"{shown[: _MAX_VALUE_CHARS - 1]}…"
+    return Problem(path, f"got {shown}. {text[:1].upper()}{text[1:]}.")
+
+
+def _path_parts(location: tuple[str | int, ...], values: Any) -> Iterator[str]:
+    """Parts of a path in the user's file: pydantic also names union members, which are skipped."""
+    for index, part in enumerate(location):
+        if isinstance(part, int):
+            yield f"[{part}]"
+            values = values[part] if isinstance(values, (list, tuple)) else None
+        elif isinstance(values, Mapping) and (part in values or index == len(location) - 1):
+            yield f".{part}"
+            values = values.get(part)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> Iterator[str]:
+    """Field names of the models that may stand at ``location`` below ``model``."""
+    models = {model}
+    for part in location:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if fields:
+            models = {found for field in fields for found in _models_in(field.annotation)}
+    for found in models:
+        yield from found.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
