@@ -3,13 +3,15 @@
 CrucibleError                   exit code 1: something failed
 ├── UserError (ValueError)      exit code 2: bad input; carries every problem found
 ├── TemporaryError (OSError)    exit code 75: try again later; the only class retried
-│   └── StoreUnavailable        the artifact store did not answer
+│   ├── StoreUnavailable        the artifact store did not answer
+│   └── TrackingUnavailable     MLflow did not answer
 ├── ArtifactError (OSError)     exit code 1: an artifact cannot be read or written
 │   ├── ArtifactNotFound        no such manifest or blob
 │   ├── ArtifactCorrupt         bytes differ from their digest
 │   └── StoreFull               no space left where the artifact should go
 ├── StepFailed (RuntimeError)   exit code 1: a step's process ended badly
 ├── RunNotFound (KeyError)      exit code 2: no run of that id
+├── TrackingError (RuntimeError) exit code 1: MLflow refused a request
 ├── RegistryError               exit code 1: the model registry refused
 │   └── GateRefused             promotion gate said no; carries the decision
 └── Cancelled                   exit code 1: the user or a signal ended it
@@ -86,6 +88,10 @@ class StoreUnavailable(TemporaryError):
     """The artifact store did not answer."""
 
 
+class TrackingUnavailable(TemporaryError):
+    """MLflow did not answer."""
+
+
 class ArtifactError(CrucibleError, OSError):
     """An artifact cannot be read or written."""
 
@@ -110,6 +116,10 @@ class RunNotFound(CrucibleError, KeyError):
     """No run of that id."""
 
     exit_code = EXIT_USER_ERROR
+
+
+class TrackingError(CrucibleError, RuntimeError):
+    """MLflow refused a request."""
 
 
 class RegistryError(CrucibleError, RuntimeError):
