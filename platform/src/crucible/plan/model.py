@@ -112,6 +112,9 @@ class PlanStep:
     timeout_minutes: float | None = None
     cache_enabled: bool = True
     optional_outputs: tuple[str, ...] = ()
+    metric_refs: dict[str, MetricRef] = field(default_factory=dict)
+    """Settings whose value is a number that another step measures. ``config`` lacks these keys;
+    the engine reads the metric when the step may start and adds it before the step validates."""
     image: str = ""
     """Container image by digest; empty on the local engine."""
     environment: str = ""
@@ -166,6 +169,8 @@ class Plan:
     on_exit: PlanStep | None = None
     """Runs last whatever happened. Its RunRecord slot, if any, is filled by the engine."""
     release: Release | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why, by step name: steps of the file that a condition on a parameter ruled out."""
 
     @property
     def digest(self) -> str:
