@@ -69,6 +69,12 @@ def test_every_header_problem_is_named_at_once() -> None:
     assert all(problem.fix for problem in plan.problems)
 
 
+def test_a_model_without_weights_cannot_be_merged() -> None:
+    models = [InMemory({"steps": torch.tensor([1])}) for _ in range(3)]
+    problems = plan_merge(models[1:], models[0], "base").problems
+    assert [problem.path for problem in problems] == ["base"]
+
+
 def test_bad_values_are_named_with_model_tensor_and_count() -> None:
     base, first, second = base_tensors(), base_tensors(), base_tensors()
     base["b.weight"][1] = float("inf")

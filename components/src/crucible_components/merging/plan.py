@@ -73,6 +73,9 @@ def plan_merge(sources: Sequence[Weights], base: Weights, dtype: OutputDtype) ->
             )
             for name in source.infos.keys() - base.infos.keys()
         ]
+    if not problems and all(tensor.is_copy for tensor in planned):
+        fix = "Give a model folder with trained weights."
+        problems.append(Problem(path="base", message="holds no floating-point tensor.", fix=fix))
     return MergePlan(tuple(planned), tuple(sorted(problems, key=lambda p: p.path)))
 
 
