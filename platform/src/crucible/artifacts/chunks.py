@@ -1,0 +1,155 @@
+"""Chunk digests: what lets a part of a large object be verified without reading the rest.
+
+A blob above one chunk is stored with a sidecar that lists the sha256 of each chunk. The sidecar
+carries a checksum of its own and the blob's digest, so a damaged or foreign one is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from crucible.artifacts.manifest import canonical_json
+
+CHUNK_BYTES = 4 << 20
+MAX_READAHEAD_BYTES = 32 << 20
+
+_SCHEMA = "crucible.chunks/v1"
+
+
+@dataclass(frozen=True)
+class ChunkList:
+    """The chunk digests of one blob."""
+
+    blob: str
+    size_bytes: int
+    chunk_sha256s: tuple[str, ...]
+    etag: str
+    """The stored object's ETag when it was written; another one now means other bytes."""
+    chunk_bytes: int = CHUNK_BYTES
+    schema: str = _SCHEMA
+
+    def to_json(self) -> bytes:
+        body = asdict(self)
+        return canonical_json({**body, "sha256": _checksum(body)})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ChunkList:
+        """Parse and check.
+
+        Raises:
+            ValueError: damaged.
+        """
+        body = json.loads(data)
+        if not isinstance(body, dict) or body.pop("sha256", None) != _checksum(body):
+            raise ValueError("checksum differs")
+        if body.get("schema") != _SCHEMA:
+            raise ValueError(f"unknown schema {body.get('schema')!r}")
+        return cls(**{**body, "chunk_sha256s": tuple(body["chunk_sha256s"])})
+
+    def aligned(self, offset: int, length: int) -> tuple[int, int]:
+        """The smallest whole-chunk range ``(start, length)`` that covers the given one."""
+        start = offset - offset % self.chunk_bytes
+        end = min(self.size_bytes, offset + length)
+        end = min(self.size_bytes, end + -end % self.chunk_bytes)
+        return start, end - start
+
+    def check(self, start: int, data: bytes | memoryview) -> str | None:
+        """What is wrong with whole chunks ``data`` that begin at ``start``, or None."""
+        view = memoryview(data)
+        for at in range(0, len(view), self.chunk_bytes):
+            index = (start + at) // self.chunk_bytes
+            found = hashlib.sha256(view[at : at + self.chunk_bytes]).hexdigest()
+            if found != self.chunk_sha256s[index]:
+                return f"bytes from {start + at} on are sha256:{found}"
+        return None
+
+
+class ChunkHasher:
+    """The digest of a stream and of each of its chunks, in one pass."""
+
+    def __init__(self) -> None:
+        self.whole = hashlib.sha256()
+        self._done: list[str] = []
+        self._chunk = hashlib.sha256()
+        self._room_bytes = CHUNK_BYTES
+
+    def update(self, block: bytes | memoryview) -> None:
+        self.whole.update(block)
+        view = memoryview(block)
+        while view:
+            part, view = view[: self._room_bytes], view[self._room_bytes :]
+            self._chunk.update(part)
+            self._room_bytes -= len(part)
+            if not self._room_bytes:
+                self._done.append(self._chunk.hexdigest())
+                self._chunk = hashlib.sha256()
+                self._room_bytes = CHUNK_BYTES
+
+    def chunk_sha256s(self) -> tuple[str, ...]:
+        """Digests of all chunks so far, the unfinished last one included."""
+        is_between = self._room_bytes == CHUNK_BYTES
+        return tuple(self._done if is_between else [*self._done, self._chunk.hexdigest()])
+
+
+class RangedStream(io.RawIOBase):
+    """A seekable stream over ranged reads, which ``fetch(offset, length)`` does and verifies.
+
+    Reads ahead in proportion to how sequentially it is used, up to `MAX_READAHEAD_BYTES`.
+    """
+
+    def __init__(self, size_bytes: int, fetch: Callable[[int, int], bytes]) -> None:
+        self._size_bytes = size_bytes
+        self._fetch = fetch
+        self._position = 0
+        self._window = b""
+        self._window_start = 0
+        self._readahead_bytes = CHUNK_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}
+        if whence not in base:
+            raise ValueError(f"whence={whence}: must be 0, 1 or 2")
+        if base[whence] + offset < 0:
+            raise ValueError(f"offset={offset}: must not lead before the start")
+        self._position = base[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill the start of ``buffer``; returns how many bytes, 0 at the end."""
+        if self._position >= self._size_bytes or not len(buffer):
+            return 0
+        at = self._position - self._window_start
+        if not 0 <= at < len(self._window):
+            self._load(len(buffer))
+            at = self._position - self._window_start
+        part = memoryview(self._window)[at : at + len(buffer)]
+        memoryview(buffer).cast("B")[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def _load(self, wanted_bytes: int) -> None:
+        is_sequential = self._position == self._window_start + len(self._window)
+        grown = self._readahead_bytes * 2 if is_sequential else CHUNK_BYTES
+        self._readahead_bytes = min(grown, MAX_READAHEAD_BYTES)
+        length = max(self._readahead_bytes, min(wanted_bytes, MAX_READAHEAD_BYTES))
+        start = self._position - self._position % CHUNK_BYTES
+        self._window = b""
+        self._window = self._fetch(start, length)
+        self._window_start = start
+
+
+def _checksum(body: dict[str, object]) -> str:
+    return hashlib.sha256(canonical_json(body)).hexdigest()

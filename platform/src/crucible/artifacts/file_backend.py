@@ -1,0 +1,242 @@
+"""A store in a folder: blobs are plain files, taken over by renaming and read in place.
+
+One lock file orders writers and `gc`: whoever adds or needs something holds it shared for the few
+renames that this takes, a sweep holds it alone. Staging folders carry a lock of their own for as
+long as their writer lives; the kernel drops it when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from crucible.artifacts.backend import (
+    CACHE,
+    LEASES,
+    MANIFESTS,
+    Blob,
+    Document,
+    HashedFile,
+    Stored,
+    blob_key,
+)
+from crucible.artifacts.files import is_temporary, storage_errors, sync_folder, write_atomically
+from crucible.artifacts.verify import Stamps, hash_file, open_verified
+from crucible.errors import ArtifactError
+
+
+class FileBackend:
+    """Blobs and documents under ``root``. The folder is made by the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = root.as_uri()
+        self._stamps = Stamps(root / "stamps")
+
+    def place(self, key: str) -> str:
+        return str(self.root / key)
+
+    def stage(self, scratch_dir: Path | None) -> FileStaging:
+        """A staging folder on the store's own filesystem; ``scratch_dir`` is not needed here."""
+        with self._lock(fcntl.LOCK_SH), storage_errors(self.root, "make a staging folder"):
+            folder = self.root / "staging" / f"{os.getpid()}-{secrets.token_hex(6)}"
+            folder.mkdir(parents=True)
+            return FileStaging(folder, _locked(folder / "lock", fcntl.LOCK_EX))
+
+    def hash_file(self, source: Path) -> HashedFile:
+        with storage_errors(source, "hash and flush"):
+            source.chmod(0o444)
+            return hash_file(source, sync=True)
+
+    @contextlib.contextmanager
+    def writing(self, digests: Collection[str]) -> Iterator[None]:
+        with self._lock(fcntl.LOCK_SH):
+            yield
+
+    def put_blobs(self, files: Sequence[HashedFile], label: str) -> None:
+        with storage_errors(self.root, f"store {label}"):
+            for folder in {self._put(file, label).parent for file in files}:
+                sync_folder(folder)
+
+    def has_blobs(self, sizes: Mapping[str, int]) -> bool:
+        with storage_errors(self.root, "look for blobs"):
+            with contextlib.suppress(FileNotFoundError):
+                return all(self._blob_path(x).stat().st_size == size for x, size in sizes.items())
+            return False
+
+    def open_blob(self, blob: Blob) -> BinaryIO:
+        with storage_errors(self.root, f"read {blob.label}"):
+            return open_verified(self._blob_path(blob.sha256), blob, self._stamps)
+
+    def read_blob(self, blob: Blob, offset: int, length: int) -> bytes:
+        with self.open_blob(blob) as stream:
+            stream.seek(offset)
+            return stream.read(length)
+
+    def local_blob(self, blob: Blob, scratch_dir: Path) -> Path:
+        self.open_blob(blob).close()
+        return self._blob_path(blob.sha256)
+
+    def read(self, key: str) -> Document | None:
+        with storage_errors(self.root, f"read {key}"):
+            try:
+                with (self.root / key).open("rb") as stream:
+                    age_seconds = time.time() - os.fstat(stream.fileno()).st_mtime
+                    return Document(stream.read(), age_seconds)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        with self._lock(fcntl.LOCK_SH), storage_errors(self.root, f"write {key}"):
+            self._make_folder(path.parent)
+            write_atomically(path, data)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        with storage_errors(self.root, "remove documents"):
+            for key in keys:
+                with contextlib.suppress(FileNotFoundError):  # gone is what was asked for
+                    (self.root / key).unlink()
+
+    def listing(self, prefix: str) -> Iterator[Stored]:
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in sorted(name for name in names if not is_temporary(name)):
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                    status = path.stat()
+                    key = path.relative_to(self.root).as_posix()
+                    yield Stored(key, status.st_size, status.st_mtime)
+
+    @contextlib.contextmanager
+    def sweeping(self) -> Iterator[FileSweep]:
+        with self._lock(fcntl.LOCK_EX):
+            yield FileSweep(self.root, self._stamps, started_at=time.time())
+
+    def _blob_path(self, sha256: str) -> Path:
+        return self.root / blob_key(sha256)
+
+    def _put(self, file: HashedFile, label: str) -> Path:
+        target = self._blob_path(file.sha256)
+        with contextlib.suppress(FileNotFoundError):
+            status = target.stat()
+            # A blob that is not known to be right is replaced: that heals a damaged store.
+            if status.st_size == file.size_bytes and self._stamps.holds(file.sha256, status):
+                file.source.unlink()
+                return target
+        self._make_folder(target.parent)
+        os.replace(file.source, target)
+        status = target.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+            target.unlink()
+            raise ArtifactError(
+                f"{label}: {file.source.name} changed while it was being stored. Close every "
+                "file before the component's run returns."
+            )
+        self._stamps.save(file.sha256, status)
+        return target
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+
+    @contextlib.contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        with storage_errors(self.root, "open the store"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = _locked(self.root / "gc.lock", kind)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@dataclass
+class FileStaging:
+    """A staging folder and the lock that tells `gc` its writer is alive."""
+
+    root: Path
+    lock: int
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "files"
+
+    def release(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+        os.close(self.lock)
+
+
+@dataclass(frozen=True)
+class FileSweep:
+    """Removal under the exclusive lock: no commit is under way while it is held."""
+
+    root: Path
+    stamps: Stamps
+    started_at: float
+    writing: frozenset[str] = frozenset()
+
+    def remove(self, keys: Sequence[str]) -> None:
+        with storage_errors(self.root, "remove what nothing reaches"):
+            for key in keys:
+                (self.root / key).unlink(missing_ok=True)
+                self.stamps.drop(key.rpartition("/")[2])
+
+    def remove_remains(self, grace_seconds: float, *, dry_run: bool) -> tuple[int, int]:
+        with storage_errors(self.root, "remove what dead writers left"):
+            folders = [path for path in self._staging() if not _is_locked(path / "lock")]
+            files = list(self._temporaries())
+            size_bytes = sum(map(_tree_bytes, folders)) + sum(file.stat().st_size for file in files)
+            if not dry_run:
+                for folder in folders:
+                    shutil.rmtree(folder)
+                for file in files:
+                    file.unlink()
+        return len(folders) + len(files), size_bytes
+
+    def _staging(self) -> Iterator[Path]:
+        with contextlib.suppress(FileNotFoundError):  # nothing was ever written here
+            yield from (self.root / "staging").iterdir()
+
+    def _temporaries(self) -> Iterator[Path]:
+        for prefix in (MANIFESTS, CACHE, LEASES):
+            for folder, _, names in os.walk(self.root / prefix):
+                yield from (Path(folder, name) for name in names if is_temporary(name))
+
+
+def _locked(path: Path, kind: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, kind)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(
+        Path(parent, name).lstat().st_size for parent, _, names in os.walk(folder) for name in names
+    )

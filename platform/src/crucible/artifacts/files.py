@@ -1,0 +1,70 @@
+"""Durable, atomic file writes, shared by everything that stores documents on a local disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from crucible.errors import CrucibleError, StoreFull, StoreUnavailable
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``data``: temporary name beside it, fsync, rename, fsync of the folder.
+
+    A reader sees the old bytes or the new ones. With ``durable=False`` nothing is synced: for
+    documents that may be lost in a crash because whoever reads them checks them.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if durable:
+                os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink()
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def is_temporary(name: str) -> bool:
+    """True for the names that `write_atomically` uses until it renames."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(place: Path, action: str) -> Iterator[None]:
+    """Give errors of the operating system a type: `StoreFull` or `StoreUnavailable`."""
+    try:
+        yield
+    except CrucibleError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(
+                f"cannot {action}: no space left at {place} ({error.strerror}). Free space there, "
+                "run `platformctl artifacts gc`, or set CRUCIBLE_STORE to a larger place."
+            ) from error
+        raise StoreUnavailable(
+            f"cannot {action} at {place}: {error}. Check that the folder is mounted and that "
+            "this user may use it."
+        ) from error
