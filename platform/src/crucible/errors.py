@@ -10,6 +10,7 @@ CrucibleError                   exit code 1: something failed
 │   ├── ArtifactCorrupt         bytes differ from their digest
 │   └── StoreFull               no space left where the artifact should go
 ├── StepFailed (RuntimeError)   exit code 1: a step's process ended badly
+│   └── OutputMissing           it ended without writing what it declares
 ├── RunNotFound (KeyError)      exit code 2: no run of that id
 ├── TrackingError (RuntimeError) exit code 1: MLflow refused a request
 ├── RegistryError               exit code 1: the model registry refused
@@ -110,6 +111,10 @@ class StoreFull(ArtifactError):
 
 class StepFailed(CrucibleError, RuntimeError):
     """A step ended without success."""
+
+
+class OutputMissing(StepFailed):
+    """A step ended without writing an output that it declares."""
 
 
 class RunNotFound(CrucibleError, KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -94,3 +95,31 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _models_in(argument)
+
+
+def with_metric_refs(values: Mapping[str, Any], numbers: Mapping[str, float]) -> dict[str, Any]:
+    """A copy of ``values`` with numbers of other steps put in.
+
+    Args:
+        values: settings as the plan holds them.
+        numbers: by dotted setting name; a part that is a number indexes a list.
+
+    Raises:
+        UserError: a name leads through something that is no map or list.
+    """
+    filled = copy.deepcopy(dict(values))
+    for path, number in numbers.items():
+        *parents, last = path.split(".")
+        holder: Any = filled
+        try:
+            for part in parents:
+                holder = holder[_key(holder, part)]
+            holder[_key(holder, last)] = number
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            problem = Problem(path, "is to be set to a metric, but there is no such setting.")
+            raise UserError(str(problem), [problem]) from error
+    return filled
+
+
+def _key(holder: Any, part: str) -> str | int:
+    return int(part) if isinstance(holder, list) else part
