@@ -172,7 +172,7 @@ def _not_comparable(candidate: Answers, champion: Answers) -> str | None:
     if not candidate:
         return "Not comparable: the candidate left no predictions."
     if not champion:
-        return "Not comparable: the champion left no predictions."
+        return "Not comparable: the champion left no predictions, or the store lost them."
     common = candidate.keys() & champion.keys()
     if not common:
         return (

@@ -1,0 +1,1 @@
+"""Serving: what loads a registered model and answers with it."""
