@@ -1,0 +1,102 @@
+"""Captions of stage 1: short descriptions under the constraints of the published data engine.
+
+Each set names one kind of fact; at most twelve words. A scene that cannot be described within a
+set's limits gets no caption of that set.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from crucible_components.synthesis.questions import (
+    NUMBER_WORDS,
+    article,
+    plural,
+    relations_between,
+)
+from crucible_components.synthesis.scene import Figure, Scene, World
+
+INSTRUCTIONS = (
+    "describe the picture briefly.",
+    "give a short caption.",
+    "what is in the picture?",
+    "say in a few words what is shown.",
+)
+MAX_WORDS = 12
+_MAX_COLORS = 3
+_MAX_PER_SHAPE = 3
+_MAX_COUNTED = 6
+_PLACES = {"sky": "under the sky", "night": "at night", "sand": "on the sand"}
+
+
+def captions(scene: Scene, world: World) -> dict[str, str]:
+    """Caption by set name, for every set whose constraints the scene allows."""
+    found = {name: write(scene, world) for name, write in _WRITERS.items()}
+    return {name: text for name, text in found.items() if text and len(text.split()) <= MAX_WORDS}
+
+
+def _color(scene: Scene, world: World) -> str | None:
+    if len({figure.color for figure in scene.figures}) > _MAX_COLORS:
+        return None
+    return _sentence([_figure(figure) for figure in _left_to_right(scene)])
+
+
+def _count(scene: Scene, world: World) -> str | None:
+    counts = Counter(figure.shape for figure in scene.figures)
+    if max(counts.values()) > _MAX_PER_SHAPE or len(scene.figures) > _MAX_COUNTED:
+        return None
+    parts = [
+        f"{NUMBER_WORDS[counts[shape]]} {plural(shape) if counts[shape] > 1 else shape}"
+        for shape in world.shapes
+        if counts[shape]
+    ]
+    return _sentence(parts)
+
+
+def _spatial(scene: Scene, world: World) -> str | None:
+    figures = _left_to_right(scene)
+    for first, second in itertools.pairwise(figures):
+        related = relations_between(first, second, world)
+        if related:
+            return f"{_figure(first)} {related[0][0]} {_figure(second)}."
+    return None
+
+
+def _scene(scene: Scene, world: World) -> str | None:
+    number = len(scene.figures)
+    what = _figure(scene.figures[0]) if number == 1 else f"{NUMBER_WORDS[number]} shapes"
+    return f"{what} {_PLACES[scene.backdrop]}."
+
+
+def _text(scene: Scene, world: World) -> str | None:
+    if scene.sign:
+        return f"a sign that says {scene.sign.word}."
+    if scene.digit:
+        return f"the digit {scene.digit.value}."
+    return None
+
+
+def _left_to_right(scene: Scene) -> list[Figure]:
+    return sorted(scene.figures, key=lambda figure: (figure.x, figure.y))
+
+
+def _figure(figure: Figure) -> str:
+    return f"{article(figure.color)} {figure.color} {figure.shape}"
+
+
+def _sentence(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return f"{parts[0]}."
+    return f"{', '.join(parts[:-1])} and {parts[-1]}."
+
+
+_WRITERS: Mapping[str, Callable[[Scene, World], str | None]] = {
+    "SynthColor": _color,
+    "SynthCount": _count,
+    "SynthSpatial": _spatial,
+    "SynthScene": _scene,
+    "SynthText": _text,
+}
+CAPTION_SETS = tuple(_WRITERS)
