@@ -144,9 +144,14 @@ class FileBackend:
         return target
 
     def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
+        """Make a folder durably. Shards come all at once: a sync costs more than 256 folders."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        is_shard = folder.parent.name == "sha256"
+        for name in (f"{shard:02x}" for shard in range(256)) if is_shard else (folder.name,):
+            (folder.parent / name).mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:

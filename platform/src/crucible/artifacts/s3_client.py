@@ -184,7 +184,7 @@ class S3Client:
         return [
             (upload.object_name, upload.upload_id or "")
             for upload in listing.uploads
-            if upload.initiated_time and upload.initiated_time.timestamp() < before
+            if upload.initiated_time and upload.initiated_time.timestamp() <= before
         ]
 
     def abort_upload(self, object_name: str, upload_id: str) -> None:

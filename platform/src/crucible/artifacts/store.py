@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from crucible.artifacts.backend import LEASES, Backend, HashedFile, blob_key, manifest_key
+from crucible.artifacts.backend import (
+    GRACE_SECONDS,
+    LEASES,
+    Backend,
+    HashedFile,
+    blob_key,
+    manifest_key,
+)
 from crucible.artifacts.cache import CacheEntry, cache_key
 from crucible.artifacts.draft import Draft
 from crucible.artifacts.files import storage_errors
@@ -141,6 +148,8 @@ class Store:
         entry = CacheEntry.from_json(document.data, fingerprint) if document else None
         if document is None or entry is None:
             return None
+        if document.age_seconds < GRACE_SECONDS / 2:
+            return entry if all(map(self._is_whole, entry.outputs.values())) else None
         with self.backend.writing([digest_hex(digest) for digest in entry.outputs.values()]):
             if not all(map(self._is_whole, entry.outputs.values())):
                 return None
