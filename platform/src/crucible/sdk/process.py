@@ -39,12 +39,15 @@ class Terminated(BaseException):
 
 
 def limit_threads(cpus: float) -> int:
-    """Size the thread pools of libraries to ``cpus``, rounded down but at least 1; that number.
+    """Size the thread pools of libraries to ``cpus``: rounded down, from 1 to what the machine has.
 
     Most read the environment when they are imported; a torch that is loaded already (by the server
     that this process was forked from) is told directly.
+
+    Returns:
+        The number of threads.
     """
-    threads = max(1, int(cpus))
+    threads = max(1, min(int(cpus), os.cpu_count() or 1))
     os.environ.update(dict.fromkeys(_THREAD_POOL_VARIABLES, str(threads)))
     torch = sys.modules.get("torch")
     if torch is not None:

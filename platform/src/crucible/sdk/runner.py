@@ -112,13 +112,14 @@ def run_step(component: str, request: ExecutorInput) -> int:
     A failure is logged once and written as ``failure.json`` beside the executor output.
     """
     places = Places.of(request, os.environ)
-    try:
-        with unwinding_on_signals():
+    with unwinding_on_signals():
+        try:
             places.failure.parent.mkdir(parents=True, exist_ok=True)
             places.failure.unlink(missing_ok=True)
             _run_with_retries(component, request, places)
-    except BaseException as error:
-        return _fail(error, places.failure)
+        except BaseException as error:
+            ignore_signals()  # a second one must not keep the reason from being written
+            return _fail(error, places.failure)
     return 0
 
 
