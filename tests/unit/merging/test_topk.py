@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crucible_components.merging import topk
@@ -13,6 +13,7 @@ values_with_ties = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(values=values_with_ties, share=st.floats(0, 1))
 def test_equals_a_stable_descending_sort(values: list[float], share: float) -> None:
     tensor = torch.tensor(values, dtype=torch.float32)

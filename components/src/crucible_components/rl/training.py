@@ -10,6 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
 from crucible.sdk.types import Dataset, Model, Predictions, Questions, VisionLanguage
 from crucible_components.data.records import DatasetWriter, ImageArchive
 from crucible_components.models.fusion import (
@@ -43,10 +46,13 @@ def reinforce(
     """Train, then write model, summary and samples."""
     model, processor = load_model(inputs.model.local_dir())
     stored_dtype = model.dtype
+    # Updates of 1e-6 vanish in bfloat16 weights.
+    nn.Module.to(model, torch.float32)
     with ImageArchive(inputs.prompts) as archive:
-        progress = _train(model.float(), processor, inputs.prompts, archive, config, context)
+        progress = _train(model, processor, inputs.prompts, archive, config, context)
         _write_samples(progress, archive, outputs.samples)
-    _write_model(model.to(stored_dtype), processor, outputs.model, context.scratch_dir)
+    nn.Module.to(model, stored_dtype)
+    _write_model(model, processor, outputs.model, context.scratch_dir)
     outputs.metrics.write(summarise(progress.history))
 
 
@@ -59,7 +65,7 @@ def _train(
     context: Context,
 ) -> RunProgress:
     prompts = select_prompts(read_prompts(dataset), config.categories)
-    logger.info("%d questions, float32 on the processor, for exact resumption", len(prompts))
+    logger.info("%d questions; training %s", len(prompts), ", ".join(config.train_parts))
     load_image = lru_cache(_MAX_CACHED_IMAGES)(archive.read)
     stream = PromptStream(prompts, context.seed_for, load_image=load_image)
     reference = None
