@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crucible.errors import UserError
 from crucible.sdk.executor import (
@@ -181,3 +183,33 @@ def test_half_an_output_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text('{"artifacts": {"m"')
     with pytest.raises(UserError, match=r"out\.json is no ExecutorOutput: .*Run the step again"):
         read_executor_output(tmp_path / "out.json")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+def paths_into(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items: list[tuple[Any, Any]] = []
+    if isinstance(value, (dict, list)):
+        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+    return [path, *(found for key, inner in items for found in paths_into(inner, (*path, key)))]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(paths_into(FROM_A_REAL_LAUNCHER)[1:]), json_values)
+def test_any_value_anywhere_is_read_or_refused(path: tuple[Any, ...], value: Any) -> None:
+    mutated = json.loads(json.dumps(FROM_A_REAL_LAUNCHER))
+    holder = mutated
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    try:
+        parsed = ExecutorInput.parse(json.dumps(mutated))
+    except UserError as error:
+        assert "--executor-input" in str(error)  # noqa: PT017
+    else:
+        assert parsed.step.run_id

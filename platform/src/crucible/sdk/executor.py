@@ -23,6 +23,11 @@ _MOUNTS = {"s3": "/s3", "minio": "/minio", "gs": "/gcs"}
 
 _SCHEMA_TITLES = {name: f"system.{name}" for name in ("Model", "Dataset", "Metrics")}
 
+DIGEST_KEY, TYPE_KEY, VARIANT_KEY = "crucible_digest", "crucible_type", "crucible_variant"
+"""What the step process adds to the metadata of every output."""
+CACHED_FROM_KEY = "crucible_cached_from"
+"""Added to outputs that the cache had: the run that did the work."""
+
 _LOGS_OUTPUT = "executor-logs"
 """KFP declares it on every step and writes the log there itself."""
 
@@ -137,9 +142,11 @@ class ExecutorInput:
                 },
                 output_file=Path(outputs["outputFile"]),
             )
+        except UserError:
+            raise
         except KeyError as error:
             raise _malformed(f"there is no {error}") from error
-        except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise _malformed(str(error)) from error
 
     def to_json(self) -> dict[str, object]:
@@ -206,7 +213,7 @@ def read_executor_output(path: Path) -> dict[str, RuntimeArtifact]:
     """
     try:
         artifacts = _artifacts(json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no ExecutorOutput: {error}. Run the step again.") from error
     return {name: entries[0] for name, entries in artifacts.items() if entries}
 

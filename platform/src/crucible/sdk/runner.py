@@ -32,7 +32,15 @@ from crucible.sdk.checkpoint import FolderCheckpoints
 from crucible.sdk.component import Component, ComponentConfig
 from crucible.sdk.context import Context
 from crucible.sdk.events import EventWriter
-from crucible.sdk.executor import ExecutorInput, RuntimeArtifact, write_executor_output
+from crucible.sdk.executor import (
+    CACHED_FROM_KEY,
+    DIGEST_KEY,
+    TYPE_KEY,
+    VARIANT_KEY,
+    ExecutorInput,
+    RuntimeArtifact,
+    write_executor_output,
+)
 from crucible.sdk.failure import FILE_NAME, failure_of
 from crucible.sdk.process import (
     Terminated,
@@ -258,12 +266,12 @@ def _deliver(
         place = request.outputs[name]
         ref.write(place.path)
         metadata = dict(ref.manifest.metadata) | {
-            "crucible_digest": ref.digest,
-            "crucible_type": ref.manifest.type,
-            "crucible_variant": ref.manifest.variant,
+            DIGEST_KEY: ref.digest,
+            TYPE_KEY: ref.manifest.type,
+            VARIANT_KEY: ref.manifest.variant,
         }
         if cached_from:
-            metadata["crucible_cached_from"] = cached_from
+            metadata[CACHED_FROM_KEY] = cached_from
         written[name] = RuntimeArtifact(place.name, place.uri, place.schema_title, metadata)
     ignore_signals()
     write_executor_output(request.output_file, written)
