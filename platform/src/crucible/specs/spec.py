@@ -1,0 +1,38 @@
+"""A pipeline file after checking: what planning starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crucible.specs.model import DefaultsSpec, MetadataSpec, ReleaseSpec, StepSpec, TaskSpec
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """One sound pipeline with a value for each parameter. Made by `load_pipeline` only.
+
+    References to parameters are replaced everywhere but in ``when``; those to items and to outputs
+    of steps still stand.
+    """
+
+    path: Path
+    text: str
+    """The file as read, for the run's record."""
+    params: dict[str, Any]
+    metadata: MetadataSpec
+    defaults: DefaultsSpec
+    steps: dict[str, StepSpec]
+    on_exit: TaskSpec | None
+    release: ReleaseSpec | None
+
+    @property
+    def dir(self) -> Path:
+        """Folder that relative paths in the file start from."""
+        return self.path.parent
+
+    @property
+    def fanned(self) -> frozenset[str]:
+        """Steps that have a ``foreach``."""
+        return frozenset(name for name, step in self.steps.items() if step.foreach is not None)
