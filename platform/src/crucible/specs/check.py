@@ -7,7 +7,7 @@ can be mended, and not again where it shows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -122,8 +122,8 @@ def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding
         bindings.append(binding)
         for fault in _binding_faults(binding, cls, path, draft):
             if fault.path.startswith(varying):
-                shown = f"{fault.message.rstrip('.')} (item {index}: {shown(item)})."
-                fault = Fault(fault.path, shown, fault.fix, fault.at_key)
+                message = f"{fault.message.rstrip('.')} (item {index}: {shown(item)})."
+                fault = replace(fault, message=message)
             faults.setdefault(fault.path, fault)
     return bindings[0], list(faults.values())
 
