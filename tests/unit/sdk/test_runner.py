@@ -3,10 +3,15 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from typing import Any
 
+import pytest
+
 from crucible.artifacts import ArtifactRef
+from crucible.sdk.catalogue import load_component
+from crucible.sdk.fingerprint import code_digest
 
 
 def record(store: Any, ref: ArtifactRef) -> dict[str, Any]:
@@ -130,6 +135,55 @@ def test_component_that_is_not_cacheable_leaves_no_entry(bench: Any) -> None:
     config = {"state_path": str(bench.folder / "tries"), "failures": 0}
     assert bench.run("RaiseTemporary", config, fingerprint=fingerprint).exit_code == 0
     assert bench.store.cache_get(fingerprint) is None
+
+
+EDITS_ITSELF = """
+from pathlib import Path
+from crucible.sdk.component import Component, ComponentConfig
+class Own(Component):
+    name = "own"
+    class Config(ComponentConfig):
+        text: str = ""
+    def run(self, inputs, config, outputs, context):
+        with Path(__file__).open("a") as stream:
+            stream.write(config.text)
+"""
+
+
+@pytest.mark.parametrize(("text", "is_cached"), [("", True), ("# edited\n", False)])
+def test_outputs_of_code_edited_since_planning_do_not_enter_the_cache(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, text: str, is_cached: bool
+) -> None:
+    (bench.folder / "own_steps.py").write_text(EDITS_ITSELF)
+    monkeypatch.syspath_prepend(bench.folder)
+    load_component.cache_clear()
+    planned = code_digest(load_component("own_steps:Own"))
+    done = bench.run("own_steps:Own", {"text": text}, fingerprint_parts={"code": planned})
+    sys.modules.pop("own_steps")
+    assert done.exit_code == 0, done.log
+    assert (bench.store.cache_get(done.request.step.fingerprint) is not None) == is_cached
+    assert ("not entered into the cache" in done.log) != is_cached
+
+
+CANNOT_TIDY_UP = """
+from crucible.sdk.component import Component
+class Late(Component):
+    name = "late"
+    def run(self, inputs, config, outputs, context):
+        context.checkpoint.clear = lambda: 1 / 0
+"""
+
+
+def test_fault_after_the_outputs_are_delivered_is_no_failure(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.folder / "late_steps.py").write_text(CANNOT_TIDY_UP)
+    monkeypatch.syspath_prepend(bench.folder)
+    done = bench.run("late_steps:Late")
+    sys.modules.pop("late_steps")
+    assert done.exit_code == 0
+    assert done.failure is None
+    assert "not tidied up" in done.log
 
 
 def test_killed_count_goes_on_from_its_checkpoint_to_the_same_digest(bench: Any) -> None:

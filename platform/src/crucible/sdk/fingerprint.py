@@ -27,6 +27,9 @@ from crucible.errors import UserError
 from crucible.sdk import types as contract_types
 from crucible.sdk.component import Component
 
+CODE_PART = "code"
+"""Name of the code digest among the parts of a step's fingerprint."""
+
 _DATA_PLANE = "crucible_components"
 _OWN_DISTRIBUTION = "crucible-platform"
 _INSTALL_DIR_NAMES = frozenset({"site-packages", "dist-packages"})

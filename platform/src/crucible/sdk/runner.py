@@ -42,6 +42,7 @@ from crucible.sdk.executor import (
     write_executor_output,
 )
 from crucible.sdk.failure import FILE_NAME, failure_of
+from crucible.sdk.fingerprint import CODE_PART, code_digest
 from crucible.sdk.process import (
     Terminated,
     ignore_signals,
@@ -123,10 +124,14 @@ def run_step(component: str, request: ExecutorInput) -> int:
     with unwinding_on_signals():
         try:
             places.failure.parent.mkdir(parents=True, exist_ok=True)
-            places.failure.unlink(missing_ok=True)
+            for stale in (places.failure, request.output_file):
+                stale.unlink(missing_ok=True)
             _run_with_retries(component, request, places)
         except BaseException as error:
             ignore_signals()  # a second one must not keep the reason from being written
+            if request.output_file.exists():
+                logger.warning("the step is done, but not tidied up", exc_info=error)
+                return 0
             return _fail(error, places.failure)
     return 0
 
@@ -289,7 +294,15 @@ def _enter_into_cache(
         run_id=request.step.run_id,
         parts=dict(request.step.fingerprint_parts),
     )
+    planned_code = request.step.fingerprint_parts.get(CODE_PART)
     try:
-        store.cache_put(request.step.fingerprint, entry)
+        if planned_code is None or planned_code == code_digest(cls):
+            store.cache_put(request.step.fingerprint, entry)
+        else:
+            logger.warning(
+                "the code of %s was changed after the run was planned: the outputs, which may come "
+                "from either code, are not entered into the cache",
+                cls.name,
+            )
     except (CrucibleError, OSError) as error:
         logger.warning("the step is done but not in the cache, so it will run again: %s", error)
