@@ -72,10 +72,18 @@ def _written(location: Location, value: Any) -> Location:
     """``location`` as far as the file has it: pydantic adds the members of unions that it tried."""
     for depth, part in enumerate(location):
         try:
-            value = value[part] if isinstance(value, (dict, list)) else {}[part]
-        except (KeyError, IndexError, TypeError):
+            value = _item(value, part)
+        except LookupError:
             return location[:depth]
     return location
+
+
+def _item(value: Any, part: str | int) -> Any:
+    if isinstance(value, list) and isinstance(part, int):
+        return value[part]
+    if isinstance(value, dict):
+        return value[part]
+    raise LookupError(part)
 
 
 def _without(value: Any, at: Location, locations: Collection[Location]) -> Any:
