@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from crucible.artifacts.manifest import canonical_json
 
 CHUNK_BYTES = 4 << 20
-MAX_READAHEAD_BYTES = 32 << 20
+MAX_READAHEAD_CHUNKS = 8
 
 _SCHEMA = "crucible.chunks/v1"
 
@@ -27,9 +27,9 @@ class ChunkList:
     blob: str
     size_bytes: int
     chunk_sha256s: tuple[str, ...]
+    chunk_bytes: int
     etag: str
     """The stored object's ETag when it was written; another one now means other bytes."""
-    chunk_bytes: int = CHUNK_BYTES
     schema: str = _SCHEMA
 
     def to_json(self) -> bytes:
@@ -48,7 +48,10 @@ class ChunkList:
             raise ValueError("checksum differs")
         if body.get("schema") != _SCHEMA:
             raise ValueError(f"unknown schema {body.get('schema')!r}")
-        return cls(**{**body, "chunk_sha256s": tuple(body["chunk_sha256s"])})
+        chunk_list = cls(**{**body, "chunk_sha256s": tuple(body["chunk_sha256s"])})
+        if len(chunk_list.chunk_sha256s) != -(-chunk_list.size_bytes // chunk_list.chunk_bytes):
+            raise ValueError("not one digest for each chunk")
+        return chunk_list
 
     def aligned(self, offset: int, length: int) -> tuple[int, int]:
         """The smallest whole-chunk range ``(start, length)`` that covers the given one."""
@@ -71,11 +74,12 @@ class ChunkList:
 class ChunkHasher:
     """The digest of a stream and of each of its chunks, in one pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, chunk_bytes: int) -> None:
         self.whole = hashlib.sha256()
+        self._chunk_bytes = chunk_bytes
         self._done: list[str] = []
         self._chunk = hashlib.sha256()
-        self._room_bytes = CHUNK_BYTES
+        self._room_bytes = chunk_bytes
 
     def update(self, block: bytes | memoryview) -> None:
         self.whole.update(block)
@@ -87,27 +91,31 @@ class ChunkHasher:
             if not self._room_bytes:
                 self._done.append(self._chunk.hexdigest())
                 self._chunk = hashlib.sha256()
-                self._room_bytes = CHUNK_BYTES
+                self._room_bytes = self._chunk_bytes
 
     def chunk_sha256s(self) -> tuple[str, ...]:
         """Digests of all chunks so far, the unfinished last one included."""
-        is_between = self._room_bytes == CHUNK_BYTES
+        is_between = self._room_bytes == self._chunk_bytes
         return tuple(self._done if is_between else [*self._done, self._chunk.hexdigest()])
 
 
 class RangedStream(io.RawIOBase):
     """A seekable stream over ranged reads, which ``fetch(offset, length)`` does and verifies.
 
-    Reads ahead in proportion to how sequentially it is used, up to `MAX_READAHEAD_BYTES`.
+    Fetches whole chunks, and the more of them at once the longer it is read in sequence.
     """
 
-    def __init__(self, size_bytes: int, fetch: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self, size_bytes: int, fetch: Callable[[int, int], bytes], chunk_bytes: int
+    ) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._max_fetch_bytes = MAX_READAHEAD_CHUNKS * chunk_bytes
         self._size_bytes = size_bytes
         self._fetch = fetch
         self._position = 0
         self._window = b""
         self._window_start = 0
-        self._readahead_bytes = CHUNK_BYTES
+        self._readahead_bytes = chunk_bytes
 
     def readable(self) -> bool:
         return True
@@ -141,11 +149,11 @@ class RangedStream(io.RawIOBase):
         return len(part)
 
     def _load(self, wanted_bytes: int) -> None:
-        is_sequential = self._position == self._window_start + len(self._window)
-        grown = self._readahead_bytes * 2 if is_sequential else CHUNK_BYTES
-        self._readahead_bytes = min(grown, MAX_READAHEAD_BYTES)
-        length = max(self._readahead_bytes, min(wanted_bytes, MAX_READAHEAD_BYTES))
-        start = self._position - self._position % CHUNK_BYTES
+        is_sequential = self._window and self._position == self._window_start + len(self._window)
+        grown = self._readahead_bytes * 2 if is_sequential else self._chunk_bytes
+        self._readahead_bytes = min(grown, self._max_fetch_bytes)
+        length = max(self._readahead_bytes, min(wanted_bytes, self._max_fetch_bytes))
+        start = self._position - self._position % self._chunk_bytes
         self._window = b""
         self._window = self._fetch(start, length)
         self._window_start = start

@@ -210,7 +210,7 @@ def path_problem(path: object) -> str | None:
         return "must be relative"
     if any(part in ("", ".", "..") for part in path.split("/")):
         return "must hold no empty part, '.' or '..'"
-    if any("\ud800" <= char <= "\udfff" for char in path):
+    if not _is_utf8(path):
         return "must be valid UTF-8"
     return None
 
@@ -240,14 +240,14 @@ def _problems(manifest: Manifest) -> Iterable[Problem]:
         yield Problem("schema", f"{manifest.schema!r}: must be {MANIFEST_SCHEMA!r}")
     for name in ("type", "variant"):
         value = getattr(manifest, name)
-        if not (isinstance(value, str) and value):
-            yield Problem(name, f"{value!r}: must be a non-empty string")
+        if not (isinstance(value, str) and value and _is_utf8(value)):
+            yield Problem(name, f"{value!r}: must be a non-empty UTF-8 string")
     yield from _file_problems(manifest.files)
     for key, value in manifest.metadata.items():
         yield from _metadata_problems(key, value)
     for key, value in manifest.producer.items():
-        if not (isinstance(key, str) and isinstance(value, str)):
-            yield Problem(f"producer.{key}", f"{value!r}: must be a string")
+        if not (isinstance(value, str) and _is_utf8(key) and _is_utf8(value)):
+            yield Problem(f"producer.{key}", f"{value!r}: must be a UTF-8 string")
     for index, parent in enumerate(manifest.parents):
         if not (isinstance(parent, str) and _DIGEST.match(parent)):
             yield Problem(f"parents[{index}]", f"{parent!r}: must be 'sha256:<64 hex digits>'")
@@ -269,9 +269,16 @@ def _file_problems(files: tuple[FileEntry, ...]) -> Iterable[Problem]:
         yield Problem("files", f"{path!r}: must not be both a file and a folder")
 
 
-def _metadata_problems(key: object, value: object) -> Iterable[Problem]:
+def _metadata_problems(key: str, value: object) -> Iterable[Problem]:
     where = f"metadata.{key}"
-    if not isinstance(key, str) or isinstance(value, bool) or not isinstance(value, MetadataValue):
+    if not _is_utf8(key) or (isinstance(value, str) and not _is_utf8(value)):
+        yield Problem(where, f"{value!r}: must be valid UTF-8")
+    elif isinstance(value, bool) or not isinstance(value, MetadataValue):
         yield Problem(where, f"{value!r}: must be a string, an integer or a float")
     elif isinstance(value, float) and not math.isfinite(value):
         yield Problem(where, f"{value!r}: must be finite", "Leave the value out.")
+
+
+def _is_utf8(text: str) -> bool:
+    """False for text with lone surrogates, which file names outside UTF-8 turn into."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)

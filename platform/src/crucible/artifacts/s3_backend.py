@@ -38,9 +38,10 @@ _REMOVE_BATCH = 500
 class S3Backend:
     """Blobs and documents under ``s3://bucket/prefix``."""
 
-    def __init__(self, client: S3Client) -> None:
+    def __init__(self, client: S3Client, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.uri = client.uri
         self._client = client
+        self._chunk_bytes = chunk_bytes
         self._chunk_lists: dict[str, ChunkList] = {}
 
     @classmethod
@@ -50,9 +51,10 @@ class S3Backend:
         prefix: str,
         environ: Mapping[str, str] = os.environ,
         patience: Patience = PATIENCE,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> S3Backend:
         """A backend for an existing bucket; errors as `S3Client.connect`."""
-        return cls(S3Client.connect(bucket, prefix, environ, patience))
+        return cls(S3Client.connect(bucket, prefix, environ, patience), chunk_bytes)
 
     def place(self, key: str) -> str:
         return self._client.place(key)
@@ -65,7 +67,7 @@ class S3Backend:
 
     def hash_file(self, source: Path) -> HashedFile:
         with storage_errors(source, "hash"):
-            return hash_file(source, with_chunks=True)
+            return hash_file(source, chunk_bytes=self._chunk_bytes)
 
     @contextlib.contextmanager
     def writing(self, digests: Collection[str]) -> Iterator[None]:
@@ -86,18 +88,18 @@ class S3Backend:
         return all(_each(is_there, sizes))
 
     def open_blob(self, blob: Blob) -> BinaryIO:
-        if blob.size_bytes <= CHUNK_BYTES:
+        if blob.size_bytes <= self._chunk_bytes:
             return io.BytesIO(self._whole(blob))
-        self._chunk_list(blob)
+        chunk_bytes = self._chunk_list(blob).chunk_bytes
 
         def fetch(offset: int, length: int) -> bytes:
             return self.read_blob(blob, offset, length)
 
-        return io.BufferedReader(RangedStream(blob.size_bytes, fetch), CHUNK_BYTES)
+        return io.BufferedReader(RangedStream(blob.size_bytes, fetch, chunk_bytes), chunk_bytes)
 
     def read_blob(self, blob: Blob, offset: int, length: int) -> bytes:
         length = max(0, min(length, blob.size_bytes - offset))
-        if blob.size_bytes <= CHUNK_BYTES:
+        if blob.size_bytes <= self._chunk_bytes:
             return self._whole(blob)[offset : offset + length]
         chunk_list = self._chunk_list(blob)
         start, covered = chunk_list.aligned(offset, length)
@@ -134,7 +136,7 @@ class S3Backend:
             yield S3Sweep(self._client, lit, lit.lit_at, writing)
 
     def _put(self, file: HashedFile, label: str) -> None:
-        if file.size_bytes > CHUNK_BYTES and self._is_stored(file):
+        if file.size_bytes > self._chunk_bytes and self._is_stored(file):
             return
         key = blob_key(file.sha256)
         etag = self._client.upload(key, file.source, file.size_bytes)
@@ -145,9 +147,11 @@ class S3Backend:
                 f"{label}: {file.source.name} changed while it was being stored. Close every "
                 "file before the component's run returns."
             )
-        if file.size_bytes > CHUNK_BYTES:
-            chunks = ChunkList(file.sha256, file.size_bytes, file.chunk_sha256s, etag)
-            self._client.put(_chunks_key(file.sha256), chunks.to_json())
+        if file.size_bytes > self._chunk_bytes:
+            chunk_list = ChunkList(
+                file.sha256, file.size_bytes, file.chunk_sha256s, self._chunk_bytes, etag
+            )
+            self._client.put(_chunks_key(file.sha256), chunk_list.to_json())
 
     def _is_stored(self, file: HashedFile) -> bool:
         """True if the object is the one that an earlier upload of these bytes made."""
@@ -200,7 +204,7 @@ class S3Backend:
         if document is not None:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # damaged: as good as lost
                 chunk_list = ChunkList.from_json(document.data)
-                if chunk_list.blob == sha256 and chunk_list.chunk_bytes == CHUNK_BYTES:
+                if chunk_list.blob == sha256:
                     return chunk_list
         return None
 
@@ -208,12 +212,14 @@ class S3Backend:
         """Chunk digests from one whole, verified read; stored for the next reader."""
         logger.warning("%s: its chunk digests are lost; reading all of it to verify", blob.label)
         status = self._client.head(blob_key(blob.sha256))
-        hasher = ChunkHasher()
+        hasher = ChunkHasher(self._chunk_bytes)
         for block in self._blocks(blob, 0, blob.size_bytes):
             hasher.update(block)
         self._check_whole(blob, hasher.whole.hexdigest())
         etag = status.etag if status else ""
-        chunk_list = ChunkList(blob.sha256, blob.size_bytes, hasher.chunk_sha256s(), etag)
+        chunk_list = ChunkList(
+            blob.sha256, blob.size_bytes, hasher.chunk_sha256s(), self._chunk_bytes, etag
+        )
         self._client.put(_chunks_key(blob.sha256), chunk_list.to_json())
         return chunk_list
 

@@ -84,7 +84,7 @@ def open_verified(path: Path, blob: Blob, stamps: Stamps) -> BinaryIO:
     return stream
 
 
-def hash_file(source: Path, *, sync: bool = False, with_chunks: bool = False) -> HashedFile:
+def hash_file(source: Path, *, sync: bool = False, chunk_bytes: int | None = None) -> HashedFile:
     """Digest ``source``; with ``sync`` its bytes reach the disk meanwhile.
 
     The flush runs in a thread of its own: hashing costs processor time, flushing disk time.
@@ -94,19 +94,19 @@ def hash_file(source: Path, *, sync: bool = False, with_chunks: bool = False) ->
         if sync and status.st_size > BUFFER_BYTES:
             with ThreadPoolExecutor(1, "flush") as pool:
                 flushed = pool.submit(os.fsync, stream.fileno())
-                sha256, chunks = _digests(stream, with_chunks)
+                sha256, chunks = _digests(stream, chunk_bytes)
                 flushed.result()
         else:
-            sha256, chunks = _digests(stream, with_chunks)
+            sha256, chunks = _digests(stream, chunk_bytes)
             if sync:
                 os.fsync(stream.fileno())
     return HashedFile(source, sha256, status.st_size, status.st_mtime_ns, chunks)
 
 
-def _digests(stream: io.FileIO, with_chunks: bool) -> tuple[str, tuple[str, ...]]:
-    if not with_chunks:
+def _digests(stream: io.FileIO, chunk_bytes: int | None) -> tuple[str, tuple[str, ...]]:
+    if chunk_bytes is None:
         return hashlib.file_digest(stream, "sha256").hexdigest(), ()
-    hasher = ChunkHasher()
+    hasher = ChunkHasher(chunk_bytes)
     while block := stream.read(BUFFER_BYTES):
         hasher.update(block)
     return hasher.whole.hexdigest(), hasher.chunk_sha256s()
