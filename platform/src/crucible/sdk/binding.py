@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from crucible.artifacts import open_store
@@ -122,7 +121,7 @@ def _store_with(ref: ArtifactRef, store: Store) -> Store:
 
 @dataclass
 class OutputDrafts:
-    """One draft per declared output; as a context manager it abandons what was not committed."""
+    """One draft per declared output, from `open` to `close`."""
 
     inputs: BoundInputs
     request: ExecutorInput
@@ -204,14 +203,7 @@ class OutputDrafts:
         variants = {ref.manifest.variant for ref in refs}
         return variants.pop() if len(variants) == 1 else slot.type.variant
 
-    def __enter__(self) -> OutputDrafts:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Abandon what was not committed."""
         for draft in self._drafts.values():
             draft.abandon()

@@ -94,6 +94,9 @@ class Component(abc.ABC):
     resources: ClassVar[Resources] = Resources()
     cacheable: ClassVar[bool] = True
     """False for steps that must run each time, e.g. reports about the run."""
+    preload: ClassVar[tuple[str, ...]] = ()
+    """Modules that take long to import and may be imported before a step is forked, e.g. torch:
+    the local engine imports them once a run."""
 
     Inputs: ClassVar[type[ComponentInputs]] = ComponentInputs
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig

@@ -208,7 +208,7 @@ def _work(work: _Work) -> None:
         scratch_folder(work.places.scratch_parent) as scratch_dir,
         contextlib.closing(EventWriter(work.places.events)) as events,
         contextlib.closing(checkpoints),
-        OutputDrafts(work.inputs, work.request, store, scratch_dir) as drafts,
+        contextlib.closing(OutputDrafts(work.inputs, work.request, store, scratch_dir)) as drafts,
     ):
         outputs = drafts.open()
         context = Context(
