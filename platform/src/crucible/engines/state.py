@@ -12,17 +12,19 @@ from typing import Any
 
 
 class RunStatus(StrEnum):
-    """Where a run is. The last three are final."""
+    """Where a run is. All but the first two are final: nothing runs until someone resumes it."""
 
     PENDING = "pending"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """The engine was killed or told to end; nobody decided about the run."""
 
     @property
     def is_final(self) -> bool:
-        return self in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
 
 
 class StepStatus(StrEnum):
@@ -117,6 +119,8 @@ class RunState:
     release: dict[str, Any] | None = None
     """The registered version and the gate's decision, once made."""
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
+    """What the engine did otherwise than asked, e.g. ran an oversized step alone."""
     mlflow_run_id: str | None = None
 
     @property

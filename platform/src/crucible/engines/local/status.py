@@ -1,0 +1,108 @@
+"""The state of a run as it is shown: the event log, whether an engine lives, and live progress."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from crucible.engines.events import History, read_events
+from crucible.engines.local.run_dir import RunDir, is_locked
+from crucible.engines.state import (
+    Failure,
+    FailureCause,
+    Progress,
+    RunState,
+    RunStatus,
+    StepState,
+    StepStatus,
+)
+from crucible.errors import EXIT_FAILED
+from crucible.plan.model import Plan
+from crucible.sdk import events as step_events
+
+
+class RunView:
+    """Follows one run. Each look reads only what is new since the last."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self.plan: Plan = run_dir.read_plan()
+        self._history = History.of(self.plan)
+        self._offset = 0
+        self._live: dict[tuple[str, int], _LiveStep] = {}
+        """By step and attempt."""
+
+    def look(self) -> RunState:
+        """The state now, in objects of its own."""
+        alive = is_locked(self.run_dir.lock)  # before reading: what a dead engine wrote is complete
+        events, self._offset = read_events(self.run_dir.events, self._offset)
+        for event in events:
+            self._history.apply(event)
+        state = self._history.state
+        shown = dataclasses.replace(
+            state,
+            steps={step_id: self._look_at(step) for step_id, step in state.steps.items()},
+            warnings=list(state.warnings),
+            mlflow_run_id=self._mlflow_run_id(),
+        )
+        if not alive and not shown.status.is_final:
+            _interrupt(shown)
+        return shown
+
+    def _look_at(self, step: StepState) -> StepState:
+        shown = dataclasses.replace(step)
+        if step.attempt:
+            live = self._live.setdefault((step.step_id, step.attempt), _LiveStep())
+            if not live.is_over:
+                live.is_over = step.status.is_final
+                live.read(self.run_dir, step)
+            shown.progress, shown.last_metrics = live.progress, dict(live.metrics)
+        return shown
+
+    def _mlflow_run_id(self) -> str | None:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there yet, or never
+            return str(json.loads(self.run_dir.mlflow.read_text())["run_id"])
+        return None
+
+
+@dataclasses.dataclass
+class _LiveStep:
+    """What an attempt tells of itself while it runs."""
+
+    offset: int = 0
+    progress: Progress | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    is_over: bool = False
+
+    def read(self, run_dir: RunDir, step: StepState) -> None:
+        path = run_dir.attempt(step.step_id, step.attempt).events
+        events, self.offset = step_events.read_events(path, self.offset)
+        for event in events:
+            self._take(event)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        if event["type"] == "progress":
+            self.progress = Progress(event["done"], event["total"], event["unit"], event["message"])
+        elif event["type"] == "metrics":
+            self.metrics.update(event["values"])
+
+
+def _interrupt(state: RunState) -> None:
+    """Say of a run that has neither an end nor an engine what that means."""
+    state.status = RunStatus.INTERRUPTED
+    state.message = (
+        "the engine was lost: killed, or the machine went down. "
+        f"platformctl resume {state.run_id} continues the run"
+    )
+    failure = Failure(
+        cause=FailureCause.ENGINE_LOST,
+        message="the engine was lost while this step ran",
+        fix=f"platformctl resume {state.run_id}: it goes on from the step's last checkpoint.",
+        exit_code=EXIT_FAILED,
+    )
+    for step in state.steps.values():
+        if step.status in (StepStatus.RUNNING, StepStatus.RETRYING):
+            step.status, step.failure = StepStatus.FAILED, failure
