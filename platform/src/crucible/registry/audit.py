@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from crucible.tracking.provenance import user_name
+
 FILE_NAME = "registry-audit.jsonl"
 
 
 def record(home_dir: Path, action: str, **details: Any) -> None:
     """Append one line, who did what when, and sync it; called before the move is made."""
-    entry = {"time": time.time(), "actor": _actor(), "action": action, **details}
+    entry = {"time": time.time(), "actor": user_name(), "action": action, **details}
     home_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(
         home_dir / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
@@ -33,10 +34,3 @@ def entries(home_dir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _actor() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return str(os.getuid())

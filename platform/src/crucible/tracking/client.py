@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,8 @@ _LASTING_REFUSALS: Final = frozenset(
         "UNAUTHENTICATED",
     }
 )
+_CHECK: Final = "Check MLFLOW_TRACKING_URI and the server."
+_PASSWORD: Final = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 _LOCAL_SCHEMES: Final = frozenset({"", "file", "sqlite"})
 
 
@@ -76,7 +79,7 @@ def connect(settings: Settings) -> MlflowClient:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        with mlflow_errors(f"connect to MLflow at {_without_password(uri)}"), _database_lock(uri):
+        with mlflow_errors(f"connect to MLflow at {uri}"), _database_lock(uri):
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -88,7 +91,7 @@ def check_server(settings: Settings) -> None:
         UserError: the tracking URI is not one that MLflow knows.
     """
     client = connect(settings)
-    with mlflow_errors(f"read from MLflow at {_without_password(settings.mlflow_tracking_uri)}"):
+    with mlflow_errors(f"read from MLflow at {settings.mlflow_tracking_uri}"):
         client.search_experiments(max_results=1)
 
 
@@ -149,9 +152,8 @@ def mlflow_errors(
 
         if isinstance(cause, MlflowException):
             raise _typed(action, cause, refused) from cause
-        raise TrackingUnavailable(
-            f"{action}: {type(cause).__name__}: {cause}. Check MLFLOW_TRACKING_URI and the server."
-        ) from cause
+        message = without_password(f"{action}: {type(cause).__name__}: {cause}.")
+        raise TrackingUnavailable(f"{message} {_CHECK}") from cause
 
 
 @contextlib.contextmanager
@@ -171,12 +173,12 @@ def _typed(
     cause: MlflowException,
     refused: type[TrackingError] | type[RegistryError],
 ) -> CrucibleError:
-    message = f"{action}: {cause.message}"
+    message = without_password(f"{action}: {cause.message}")
     if "unsupported" in message.lower() and "uri" in message.lower():
         return UserError(f"{message} Set MLFLOW_TRACKING_URI to http(s):// or sqlite:///.")
     if cause.error_code in _LASTING_REFUSALS:
         return refused(message)
-    return TrackingUnavailable(f"{message} Check MLFLOW_TRACKING_URI and the server.")
+    return TrackingUnavailable(f"{message} {_CHECK}")
 
 
 @contextlib.contextmanager
@@ -193,8 +195,6 @@ def _database_lock(uri: str) -> Iterator[None]:
         yield
 
 
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return parts._replace(netloc=f"{parts.username}:***@{parts.hostname}").geturl()
+def without_password(text: str) -> str:
+    """``text`` with the passwords of all URIs in it hidden: fit for messages and files."""
+    return _PASSWORD.sub(r"\1:***@", text)

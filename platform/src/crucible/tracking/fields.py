@@ -17,7 +17,7 @@ MAX_PARAM_CHARS: Final = 6000
 MAX_TAG_CHARS: Final = 8000
 MAX_KEY_CHARS: Final = 250
 
-_REFUSED = re.compile(r"[^\w\-. :/]", re.ASCII)
+_REFUSED = re.compile(r"[^\w\-. :/]")
 
 
 def mlflow_key(name: str) -> str:

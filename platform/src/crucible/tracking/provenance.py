@@ -1,7 +1,8 @@
-"""Which commit a folder is at, and whether it differs from it."""
+"""Who works here, and from which commit."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 from dataclasses import dataclass
@@ -23,6 +24,14 @@ def source_state(folder: Path) -> SourceState | None:
         return None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return SourceState(commit=commit, dirty=bool(changes))
+
+
+def user_name() -> str:
+    """The name of the user this process runs as, or the number where there is no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without an entry
+        return str(os.getuid())
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
