@@ -32,7 +32,7 @@ class Import:
     uri: str
     """``file:///path`` (file or folder), ``artifact:sha256:<hex>`` or ``models:/NAME@alias``."""
     identity: str
-    """What the content is, for fingerprints: digest of the tree or manifest, or the version."""
+    """What the content is, for fingerprints: digest of the file tree, or of the manifest."""
 
 
 Source = StepOutput | Import
@@ -171,6 +171,8 @@ class Plan:
     release: Release | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     """Why, by step name: steps of the file that a condition on a parameter ruled out."""
+    release_skipped: str = ""
+    """Why there is no release although the file has one: a step that it needs is skipped."""
 
     @property
     def digest(self) -> str:

@@ -147,6 +147,10 @@ def _binding_faults(
         for where, source in sources:
             if isinstance(source, External) and source.is_path:
                 yield from _path_faults(source, where, draft.dir)
+    if path == EXIT:
+        for name, source in binding.metrics.items():
+            message = f"{source} may be missing: the exit step runs whatever happened."
+            yield Fault(f"{path}.with.{name}", message, "Take the artifact as an input.")
     yield from _setting_faults(binding, cls, f"{path}.with")
 
 

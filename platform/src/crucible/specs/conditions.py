@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from crucible.errors import UserError
 from crucible.specs.document import parse_value
@@ -14,7 +14,8 @@ from crucible.specs.references import OutputRef, ParamRef, parse_reference
 
 FORM = "Write '${params.NAME} == VALUE' or '${steps.NAME.outputs.METRICS.METRIC} >= NUMBER'."
 _COMPARISON = re.compile(r"\s*(\$\{[^{}]*\})\s*(==|!=|<=|>=|<|>)\s*(\S.*?)\s*\Z", re.DOTALL)
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+Operator = Literal["==", "!=", "<", "<=", ">", ">="]
+_OPERATORS: dict[Operator, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -29,7 +30,7 @@ class Comparison:
     """``left op right``."""
 
     left: ParamRef | OutputRef
-    op: str
+    op: Operator
     right: Any
     """A scalar; a number where ``left`` is a metric."""
 
@@ -45,7 +46,7 @@ def parse_condition(text: str, params: Mapping[str, Any]) -> Comparison:
     left = parse_reference(match[1]) if match else None
     if match is None or not isinstance(left, (ParamRef, OutputRef)):
         raise ValueError(f"got {text!r}. {FORM}")
-    comparison = Comparison(left, match[2], _right(match[3], params))
+    comparison = Comparison(left, cast(Operator, match[2]), _right(match[3], params))
     if isinstance(left, OutputRef):
         if left.metric is None:
             raise ValueError(

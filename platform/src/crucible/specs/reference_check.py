@@ -9,6 +9,7 @@ from typing import Any
 from crucible.sdk.component import Component
 from crucible.sdk.suggestion import did_you_mean
 from crucible.specs.binding import Fault, output_slots
+from crucible.specs.model import StepSpec
 from crucible.specs.references import (
     FORMS,
     ItemRef,
@@ -57,6 +58,12 @@ def output_references(task: Any, path: str) -> Iterator[tuple[str, OutputRef]]:
             for reference in references_in(text):
                 if isinstance(reference, OutputRef):
                     yield where, reference
+
+
+def needs_of(step: StepSpec) -> list[str]:
+    """Names of the steps that ``step`` waits for, in the order in which it names them."""
+    references = output_references({"with": step.with_, "when": step.when}, "")
+    return list(dict.fromkeys([*(found.step for _, found in references), *step.after]))
 
 
 def _strings(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
