@@ -7,13 +7,14 @@ that is above it (`Store`, `ArtifactReader`, `gc`) is written once, against this
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from crucible.errors import ArtifactCorrupt, ArtifactNotFound
+from crucible.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
 
 GRACE_SECONDS = 3600.0
 """How long `gc` leaves fresh things alone; what writers on s3:// may rely on."""
@@ -65,6 +66,16 @@ class HashedFile:
     """At the time of hashing: a later change means the digest is no longer true."""
     chunk_sha256s: tuple[str, ...] = ()
     """Per-chunk digests, where the backend asked for them."""
+
+    def is_unchanged(self, status: os.stat_result) -> bool:
+        """True if the file of that status is still as it was hashed."""
+        return (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.mtime_ns)
+
+    def changed(self, label: str) -> ArtifactError:
+        return ArtifactError(
+            f"{label}: {self.source.name} changed while it was being stored. Close every file "
+            "before the component's run returns."
+        )
 
 
 @dataclass(frozen=True)
@@ -159,8 +170,11 @@ class Backend(Protocol):
 
     def read(self, key: str) -> Document | None: ...
 
-    def write(self, key: str, data: bytes) -> None:
-        """Create or replace a document atomically and durably."""
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Create or replace a document atomically.
+
+        With ``durable=False`` a power failure may lose or empty it; its reader must notice.
+        """
         ...
 
     def remove(self, keys: Sequence[str]) -> None:

@@ -30,7 +30,6 @@ from crucible.artifacts.backend import (
 )
 from crucible.artifacts.files import is_temporary, storage_errors, sync_folder, write_atomically
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
-from crucible.errors import ArtifactError
 
 
 class FileBackend:
@@ -94,11 +93,11 @@ class FileBackend:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
         path = self.root / key
         with self._lock(fcntl.LOCK_SH), storage_errors(self.root, f"write {key}"):
             self._make_folder(path.parent)
-            write_atomically(path, data)
+            write_atomically(path, data, durable=durable)
 
     def remove(self, keys: Sequence[str]) -> None:
         with storage_errors(self.root, "remove documents"):
@@ -132,26 +131,20 @@ class FileBackend:
                 file.source.unlink()
                 return target
         self._make_folder(target.parent)
-        os.replace(file.source, target)
-        status = target.stat()
-        if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
-            target.unlink()
-            raise ArtifactError(
-                f"{label}: {file.source.name} changed while it was being stored. Close every "
-                "file before the component's run returns."
-            )
-        self._stamps.save(file.sha256, status)
+        with file.source.open("rb") as stream:
+            if not file.is_unchanged(os.fstat(stream.fileno())):
+                raise file.changed(label)
+            os.replace(file.source, target)
+            # Asked of the open file: the name may stand for another writer's equal bytes by now.
+            if file.is_unchanged(status := os.fstat(stream.fileno())):
+                self._stamps.save(file.sha256, status)
         return target
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder durably. Shards come all at once: a sync costs more than 256 folders."""
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        is_shard = folder.parent.name == "sha256"
-        for name in (f"{shard:02x}" for shard in range(256)) if is_shard else (folder.name,):
-            (folder.parent / name).mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
@@ -199,12 +192,12 @@ class FileSweep:
         with storage_errors(self.root, "remove what dead writers left"):
             folders = [path for path in self._staging() if not _is_locked(path / "lock")]
             files = list(self._temporaries())
-            size_bytes = sum(map(_tree_bytes, folders)) + sum(file.stat().st_size for file in files)
+            size_bytes = sum(map(_tree_bytes, (*folders, *files)))
             if not dry_run:
-                for folder in folders:
-                    shutil.rmtree(folder)
+                for folder in folders:  # its writer may be removing it too
+                    shutil.rmtree(folder, ignore_errors=True)
                 for file in files:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
         return len(folders) + len(files), size_bytes
 
     def _staging(self) -> Iterator[Path]:
@@ -241,7 +234,10 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _tree_bytes(folder: Path) -> int:
-    return sum(
-        Path(parent, name).lstat().st_size for parent, _, names in os.walk(folder) for name in names
-    )
+def _tree_bytes(path: Path) -> int:
+    found = [path, *(Path(parent, name) for parent, _, names in os.walk(path) for name in names)]
+    size_bytes = 0
+    for file in found:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            size_bytes += 0 if file.is_dir() else file.lstat().st_size
+    return size_bytes

@@ -23,7 +23,6 @@ from crucible.artifacts.files import storage_errors
 from crucible.artifacts.manifest import canonical_json
 from crucible.artifacts.s3_client import PATIENCE, READ_BYTES, Patience, S3Client, SizeDiffers
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
-from crucible.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class S3Backend:
     def read(self, key: str) -> Document | None:
         return self._client.get(key)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
         self._client.put(key, data)
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -140,13 +139,9 @@ class S3Backend:
             return
         key = blob_key(file.sha256)
         etag = self._client.upload(key, file.source, file.size_bytes)
-        status = file.source.stat()
-        if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+        if not file.is_unchanged(file.source.stat()):
             self._client.remove([key])
-            raise ArtifactError(
-                f"{label}: {file.source.name} changed while it was being stored. Close every "
-                "file before the component's run returns."
-            )
+            raise file.changed(label)
         if file.size_bytes > self._chunk_bytes:
             chunk_list = ChunkList(
                 file.sha256, file.size_bytes, file.chunk_sha256s, self._chunk_bytes, etag

@@ -153,12 +153,13 @@ class Store:
         with self.backend.writing([digest_hex(digest) for digest in entry.outputs.values()]):
             if not all(map(self._is_whole, entry.outputs.values())):
                 return None
-            self.backend.write(key, document.data)
+            self.backend.write(key, document.data, durable=False)
         return entry
 
     def cache_put(self, fingerprint: str, entry: CacheEntry) -> None:
         """Record what a step of that fingerprint wrote; replaces an earlier record."""
-        self.backend.write(cache_key(fingerprint), entry.to_json(fingerprint))
+        # Not synced: an entry lost with the power costs one step, a torn one fails its checksum.
+        self.backend.write(cache_key(fingerprint), entry.to_json(fingerprint), durable=False)
 
     def lease(self, run_id: str, digests: Iterable[str]) -> None:
         """Keep these artifacts from `gc` until `release_lease`; adds to what the run holds.
