@@ -1,7 +1,7 @@
 """Fingerprints: the name under which a step's outputs are found again.
 
 The parts are kept beside the digest, so that a miss can be explained by what changed. A part's name
-says what it is: ``code``, ``config.schedule.warmup_steps``, ``input.dataset``, ``metric.threshold``.
+says what it is: ``code``, ``config.schedule.warmup_steps``, ``input.dataset``, ``metric.offset``.
 """
 
 from __future__ import annotations

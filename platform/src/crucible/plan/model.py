@@ -141,8 +141,11 @@ class Gate:
     predictions: StepOutput | None = None
     """A Dataset[predictions] output, paired by record id with the champion's own."""
     max_regression: float = 0.0
-    """Promote if the interval of mean(candidate - champion) lies above minus this."""
+    """Loss against the champion that is tolerated, in units of the score."""
     confidence: float = 0.95
+    rule: Literal["not-worse", "non-inferior"] = "not-worse"
+    """Refuse only if the whole interval of mean(candidate - champion) lies below -max_regression,
+    or promote only if all of it lies above."""
 
 
 @dataclass(frozen=True)
