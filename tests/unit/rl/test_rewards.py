@@ -10,7 +10,6 @@ from crucible_components.rl.rewards import (
     Attempt,
     Reward,
     exact_match,
-    normalise_answer,
     score_attempt,
     soft_overlong,
 )
@@ -30,15 +29,6 @@ def test_a_wrong_example_is_found() -> None:
 
 def test_every_reward_has_a_weight_and_the_other_way_round() -> None:
     assert set(RewardWeights.model_fields) == set(REWARDS)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("  Red  Circle. ", "red circle"), ('"3"', "3"), ("", ""), ("...", ""), ("2.5", "2.5")],
-)
-def test_normalisation(text: str, expected: str) -> None:
-    assert normalise_answer(text) == expected
-    assert normalise_answer(expected) == expected
 
 
 @pytest.mark.parametrize("text", ["two, three", "all: one two three", "two!", "not two", "2"])

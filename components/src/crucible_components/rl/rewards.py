@@ -6,9 +6,10 @@ wrong. Torch-free, so that rules can be tried anywhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from crucible_components.data.answers import normalise_answer
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,6 @@ def soft_overlong(attempt: Attempt) -> float:
     free_tokens = attempt.max_tokens - attempt.overlong_cache_tokens
     over = max(0, attempt.num_tokens - free_tokens) / attempt.overlong_cache_tokens
     return 0.0 - min(1.0, over)
-
-
-def normalise_answer(text: str) -> str:
-    """Case, spacing, quotes around and full stops behind an answer do not matter."""
-    collapsed = re.sub(r"\s+", " ", text).strip().casefold()
-    return collapsed.strip("\"'` ").rstrip(". ")
 
 
 def _example(text: str, *, expected: str | None = "two", num_tokens: int = 2) -> Attempt:
