@@ -200,6 +200,11 @@ def digest_hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
+def is_hex(name: str) -> bool:
+    """True for the 64 hex digits of a sha256."""
+    return _HEX.match(name) is not None
+
+
 def path_problem(path: object) -> str | None:
     """Why ``path`` cannot name a file of an artifact, or None."""
     if not isinstance(path, str) or not path:

@@ -34,6 +34,8 @@ _MISSING_CODES = frozenset({"NoSuchKey", "ResourceNotFound"})
 _SETUP_CODES = frozenset(
     {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "NoSuchBucket"}
 )
+_LOST_ANSWER_CODES = frozenset({"NoSuchUpload"})
+"""What a retried request meets when the first one was done but its answer got lost."""
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -223,14 +225,14 @@ class S3Client:
                 f"cannot {action} in {self.uri}: {said}. Check AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, CRUCIBLE_S3_ENDPOINT and the bucket's name and policy."
             )
-        if status in _RETRIED_STATUSES:
+        if status in _RETRIED_STATUSES or error.code in _LOST_ANSWER_CODES:
             return self._unavailable(action, said)
         return ArtifactError(f"cannot {action} in {self.uri}: the server refused it: {said}.")
 
     def _unavailable(self, action: str, said: str) -> StoreUnavailable:
         return StoreUnavailable(
-            f"cannot {action} in {self.uri}: {said}. Check that the server is up and that "
-            "CRUCIBLE_S3_ENDPOINT names it, then try again."
+            f"cannot {action} in {self.uri}: {said}. Check that the server is up and has space "
+            "left, and that CRUCIBLE_S3_ENDPOINT names it, then try again."
         )
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ from crucible.artifacts.backend import (
     Sweep,
 )
 from crucible.artifacts.cache import CacheEntry
-from crucible.artifacts.manifest import Manifest, digest_hex
+from crucible.artifacts.manifest import Manifest, digest_hex, is_hex
 from crucible.artifacts.store import Store
 from crucible.errors import ArtifactCorrupt, ArtifactNotFound
 
@@ -119,7 +119,7 @@ class _Collector:
         self._rooted |= self._sweep.writing | (roots or set())
         dropped: list[Stored] = []
         kept: list[Stored] = []
-        for item in self._backend.listing(MANIFESTS):
+        for item in self._named(MANIFESTS):
             is_kept = roots is None or _name(item) in self._rooted or self._is_young(item)
             (kept if is_kept else dropped).append(item)
         with ThreadPoolExecutor(_READ_THREADS, "gc") as pool:
@@ -134,9 +134,8 @@ class _Collector:
     def sweep_blobs(self) -> None:
         needed = self._named_blobs | self._sweep.writing
         dropped = []
-        for item in self._backend.listing(BLOBS):
-            sha256 = _name(item).partition(".")[0]
-            if sha256 in needed or self._is_young(item):
+        for item in self._named(BLOBS):
+            if _name(item) in needed or self._is_young(item):
                 self._report.kept_blobs += 1
                 self._report.kept_bytes += item.size_bytes
             else:
@@ -152,12 +151,16 @@ class _Collector:
 
     def _documents(self, prefix: str) -> Iterator[tuple[Stored, bytes]]:
         """Objects under ``prefix`` with their bytes, without those removed meanwhile."""
-        listed = list(self._backend.listing(prefix))
+        listed = list(self._named(prefix))
         with ThreadPoolExecutor(_READ_THREADS, "gc") as pool:
             read = pool.map(self._backend.read, [item.key for item in listed])
             for item, document in zip(listed, read, strict=True):
                 if document is not None:
                     yield item, document.data
+
+    def _named(self, prefix: str) -> Iterator[Stored]:
+        """Objects under ``prefix`` named by a digest; what else someone put there is not ours."""
+        return (item for item in self._backend.listing(prefix) if is_hex(_name(item)))
 
     def _is_young(self, item: Stored) -> bool:
         return self._sweep.started_at - item.modified_at < self._grace_seconds
