@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crucible.artifacts.manifest import ArtifactRef
 from crucible.artifacts.store import Store, open_store
+from crucible.plan.model import (
+    Gate,
+    Import,
+    Plan,
+    PlanStep,
+    Release,
+    SlotInput,
+    StepOutput,
+    Threshold,
+)
+from crucible.plan.serialise import plan_to_json
 from crucible.registry import Candidate, Decision, GatePolicy, MetricBound, Registry, Version
+from crucible.sdk.types import ArtifactType
 from crucible.settings import Settings
 from crucible.tracking.client import connect, ensure_experiment
 
@@ -27,6 +40,47 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
+def pico_plan(folder: Path, accuracy: float, gate: Mapping[str, Any]) -> Plan:
+    """``data`` -> ``train`` -> ``judge`` on an import -> release as ``vlm``."""
+    model, dataset = ArtifactType("Model", "causal-lm"), ArtifactType("Dataset", "conversations")
+    predictions = ArtifactType("Dataset", "predictions")
+    fingerprints = iter("abc")
+
+    def step(name: str, inputs: Sequence[SlotInput], **outputs: ArtifactType) -> PlanStep:
+        fingerprint = "sha256:" + next(fingerprints) * 64
+        return PlanStep(name, name, name, {}, tuple(inputs), outputs, fingerprint, {})
+
+    imported = Import("file:///held-out", "sha256:" + "7" * 64)
+    declared: dict[str, Any] = {
+        "metrics": StepOutput("judge", "metrics"),
+        "predictions": StepOutput("judge", "predictions"),
+        "thresholds": (Threshold("accuracy", min=accuracy),),
+    }
+    return Plan(
+        name="pico",
+        description="",
+        spec_path=str(folder / "pipeline.yaml"),
+        spec_text="",
+        params={},
+        steps=(
+            step("data", [], train=dataset),
+            step(
+                "train", [SlotInput("data", dataset, (StepOutput("data", "train"),))], model=model
+            ),
+            step(
+                "judge",
+                [
+                    SlotInput("model", model, (StepOutput("train", "model"),)),
+                    SlotInput("questions", ArtifactType("Dataset", "questions"), (imported,)),
+                ],
+                metrics=ArtifactType("Metrics"),
+                predictions=predictions,
+            ),
+        ),
+        release=Release(StepOutput("train", "model"), "vlm", Gate(**{**declared, **gate})),
+    )
+
+
 @dataclass
 class Workshop:
     """Makes candidates whose answers are right to a given number."""
@@ -36,6 +90,7 @@ class Workshop:
     registry: Registry
     mlflow_run_id: str
     policy: GatePolicy = POLICY
+    model_digests: dict[str, str] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
 
     def store_ref(self, digest: str | None) -> ArtifactRef:
@@ -77,6 +132,7 @@ class Workshop:
             mlflow_run_id=self.mlflow_run_id,
             pipeline="quickstart",
             plan_digest="sha256:" + "0" * 64,
+            evaluation_step="judge",
             metrics_digest=self.metrics({"accuracy": num_right / 100}),
             predictions_digest=self.predictions(num_right, **predictions),
             data_digests={"scenes.train": "sha256:" + "1" * 64},
@@ -95,6 +151,42 @@ class Workshop:
         if promote and decision.passed:
             return self.registry.promote("vlm", version.version)
         return version
+
+    def run_dir(
+        self, run_id: str, model: str, num_right: int, *, thresholds: float = 0.2, **gate: Any
+    ) -> Path:
+        """A finished run that trained ``model`` and judged it, up to its release."""
+        digest = self.model_digests.get(model) or self.model(model).digest
+        self.model_digests[model] = digest
+        written = {
+            "train": {"model": digest},
+            "judge": {
+                "metrics": self.metrics({"accuracy": num_right / 100}),
+                "predictions": self.predictions(num_right),
+            },
+            "data": {"train": "sha256:" + "5" * 64},
+        }
+        plan = pico_plan(self.settings.home_dir, thresholds, gate)
+        folder = self.settings.runs_dir / run_id
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text(json.dumps(plan_to_json(plan)))
+        events: list[dict[str, Any]] = [
+            {"type": "run.submitted", "run_id": run_id, "pipeline": "pico", "plan_digest": ""},
+            {"type": "import.done", "uri": "file:///held-out", "digest": "sha256:" + "6" * 64},
+        ]
+        events += [
+            {
+                "type": "step.ended",
+                "step": step,
+                "attempt": 1,
+                "status": "succeeded",
+                "outputs": outputs,
+            }
+            for step, outputs in written.items()
+        ]
+        lines = [json.dumps({"time": 1.7e9 + i, **event}) for i, event in enumerate(events)]
+        (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+        return folder
 
     def _put(self, name: str, text: str, *, type: str, variant: str) -> str:
         folder = self.settings.home_dir / "put"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LOADER_MODULE: Final = "crucible_components.serving.pyfunc"
 REFERENCE_FILE: Final = "artifact.json"
+MAX_NEW_TOKENS: Final = 64
+"""What ``predict`` generates at most unless its caller says otherwise."""
 DISTRIBUTION: Final = "crucible-platform"
 
 
@@ -51,14 +53,16 @@ def write_model_folder(folder: Path, model: ArtifactRef, mlflow_run_id: str) -> 
 def signature_for(variant: str) -> ModelSignature:
     """What ``predict`` takes and gives: questions, with pictures for a model that sees."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     columns: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "question")]
     if variant == "vision-language":
         # PNG or JPEG bytes; base64 in JSON requests, as MLflow's scoring server does it.
         columns.insert(0, ColSpec(DataType.binary, "image", required=False))
     return ModelSignature(
-        inputs=Schema(columns), outputs=Schema([ColSpec(DataType.string, "answer")])
+        inputs=Schema(columns),
+        outputs=Schema([ColSpec(DataType.string, "answer")]),
+        params=ParamSchema([ParamSpec("max_new_tokens", DataType.integer, MAX_NEW_TOKENS)]),
     )
 
 

@@ -42,6 +42,8 @@ class Candidate:
     mlflow_run_id: str
     pipeline: str
     plan_digest: str
+    evaluation_step: str
+    """The step whose metrics the gate judged."""
     metrics_digest: str
     predictions_digest: str | None = None
     data_digests: Mapping[str, str] = field(default_factory=dict)
@@ -195,6 +197,7 @@ def _lineage_tags(candidate: Candidate) -> dict[str, str]:
         v.TAG_STORE: model.store,
         v.TAG_VARIANT: model.manifest.variant,
         v.TAG_WEIGHTS: weights_sha256(model),
+        v.TAG_EVALUATION: candidate.evaluation_step,
         v.TAG_METRICS: candidate.metrics_digest,
         v.TAG_DATA: json.dumps(dict(sorted(candidate.data_digests.items()))),
         v.TAG_PARENTS: json.dumps(model.manifest.parents),

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crucible.artifacts.files import write_atomically
 from crucible.artifacts.store import Store, open_store
-from crucible.errors import ArtifactError, UserError
+from crucible.errors import ArtifactError
 from crucible.plan.model import Import, Plan, PlanStep, StepOutput
-from crucible.plan.serialise import plan_from_json
 from crucible.sdk.events import read_events
 from crucible.settings import Settings
 from crucible.tracking.client import connect, mlflow_errors, without_password
@@ -32,7 +31,7 @@ from crucible.tracking.pipeline_run import (
     ensure_pipeline_run,
     write_link,
 )
-from crucible.tracking.run_view import RunView, StepView
+from crucible.tracking.run_view import RunView, StepView, read_plan
 from crucible.tracking.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Mirror:
         self.view = RunView()
         self._settings = settings
         self._log_offset = 0
-        self._plan: Plan = _read_plan(run_dir)
+        self._plan: Plan = read_plan(run_dir)
         self._steps = {step.id: step for step in self._plan.all_steps}
         self._step_runs: dict[str, StepRun] = {}
         self._settled: dict[str, StepView] = {}
@@ -221,16 +220,6 @@ class Mirror:
         text = json.dumps(document, sort_keys=True).encode()
         write_atomically(self.run_dir / OFFSETS_FILE, text, durable=False)
         self._stored_offsets = dict(self._sent_offsets)
-
-
-def _read_plan(run_dir: Path) -> Plan:
-    path = run_dir / "plan.json"
-    try:
-        return plan_from_json(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise UserError(f"{run_dir}: not a run directory, it has no plan.json.") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a plan: {error}") from error
 
 
 def _step_tags(planned: PlanStep, step: StepView, view: RunView) -> dict[str, str]:

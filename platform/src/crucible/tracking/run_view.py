@@ -6,9 +6,15 @@ imports no engine. Event names and fields are those of `crucible.engines.events`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
+
+from crucible.errors import UserError
+from crucible.plan.model import Plan
+from crucible.plan.serialise import plan_from_json
 
 _STEP_STATUS: Final = {
     "running": "RUNNING",
@@ -104,6 +110,21 @@ class RunView:
             self.steps[step_id] = StepView(
                 step_id, attempt=before.attempt, attempts=before.attempts
             )
+
+
+def read_plan(run_dir: Path) -> Plan:
+    """The plan that ``run_dir`` executes.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = run_dir / "plan.json"
+    try:
+        return plan_from_json(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{run_dir}: not a run directory, it has no plan.json.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON: {error}. Submit the pipeline again.") from error
 
 
 def _apply_to_step(step: StepView, event: Mapping[str, Any]) -> None:
