@@ -68,7 +68,7 @@ def seed_for(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "big")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Threads cost more than they gain at this size, most of all on a busy machine."""
     before = torch.get_num_threads()
