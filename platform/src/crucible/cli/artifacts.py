@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +36,7 @@ def show(
     manifest = store.manifest(digest)
     places = {entry.path: store.locate(entry) for entry in manifest.files}
     if json:
-        print_json({"digest": digest, **manifest.to_json(), "places": places})
+        print_json({"digest": digest, **dataclasses.asdict(manifest), "places": places})
         return
     typer.echo(f"{digest}\ntype      {manifest.type}[{manifest.variant}]")
     for label, values in (("producer", manifest.producer), ("metadata", manifest.metadata)):
@@ -56,8 +57,8 @@ def gc(
     json: Json = False,
 ) -> None:
     """Remove bytes that no manifest reaches; never what a run in progress needs."""
+    from crucible.artifacts import gc as collect_garbage
     from crucible.artifacts import open_store
-    from crucible.artifacts.gc import collect_garbage
     from crucible.settings import Settings
 
     settings = Settings.load()

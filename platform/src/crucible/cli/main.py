@@ -61,16 +61,19 @@ def main() -> None:
 
     try:
         app(prog_name="platformctl")
-    except CrucibleError as error:
+    except BrokenPipeError:  # the reader of our output went away, e.g. `platformctl logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
         from crucible.cli.output import print_error
 
+        if not isinstance(error, CrucibleError):
+            fault = "This is a fault of platformctl; --debug shows where."
+            error = CrucibleError(f"{type(error).__name__}: {error}. {fault}")
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, e.g. `platformctl logs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":
