@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crucible.artifacts import open_store
 from crucible.engines.local.engine import LocalEngine
 from crucible.engines.state import RunState
 from crucible.errors import CrucibleError
@@ -54,6 +57,18 @@ class Runs:
     def end(self, run_id: str) -> RunState:
         *_, state = self.engine.watch(run_id)
         return state
+
+
+@pytest.fixture
+def record(settings: Settings) -> Callable[[RunState, str], dict[str, Any]]:
+    """Reads the only record of a step's output ``dataset``."""
+
+    def read(state: RunState, step_id: str) -> dict[str, Any]:
+        digest = state.steps[step_id].outputs["dataset"]
+        with open_store(settings.store_uri).reader(digest).open("records.jsonl") as stream:
+            return json.load(stream)
+
+    return read
 
 
 @pytest.fixture

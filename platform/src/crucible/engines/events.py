@@ -11,7 +11,7 @@ run.warning      message
 run.ended        status, message
 step.started     step, attempt
 step.retrying    step, attempt, failure, delay_seconds
-step.ended       step, status; attempt, outputs, cached_from, reason, failure, peak_memory_gib where
+step.ended       step, attempt, status; outputs, cached_from, reason, failure, peak_memory_gib where
                  they apply
 import.done      uri, digest
 release.decided  release

@@ -49,7 +49,7 @@ def references(step: PlanStep, run_dir: RunDir, history: History) -> dict[str, l
 
 
 def read_metric(wanted: MetricRef, run_dir: RunDir, history: History) -> float:
-    """The number a ``when`` compares.
+    """A number that a condition or a setting is about.
 
     Raises:
         UserError: the producer wrote no such metric.
@@ -61,8 +61,8 @@ def read_metric(wanted: MetricRef, run_dir: RunDir, history: History) -> float:
     if not isinstance(value, (int, float)):
         known = ", ".join(name for name, other in metadata.items() if not isinstance(other, str))
         raise UserError(
-            f"when: {wanted.step_id}.{wanted.output} has no metric {wanted.metric!r}. "
-            f"It has: {known or 'none'}. Correct the condition, then submit again."
+            f"{wanted.step_id}.{wanted.output} has no metric {wanted.metric!r}. "
+            f"It has: {known or 'none'}. Correct the reference, then submit again."
         )
     return value
 
@@ -73,6 +73,8 @@ def prepare(
     """The folder of the attempt that comes next by ``history``, ready for its process.
 
     Raises:
+        UserError: a metric that the settings need was not written.
+        ArtifactError: a reference file is gone or damaged.
         OSError: the folder cannot be written.
     """
     attempt = history.state.steps[step.id].attempt + 1
@@ -90,6 +92,10 @@ def prepare(
             cpus=step.resources.cpus,
             optional_outputs=step.optional_outputs,
             component=step.component,
+            metric_refs={
+                name: read_metric(wanted, run_dir, history)
+                for name, wanted in step.metric_refs.items()
+            },
             fingerprint_parts=step.fingerprint_parts,
         ),
         config=step.config,

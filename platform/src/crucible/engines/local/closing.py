@@ -16,10 +16,12 @@ from crucible.engines.local.protocol import Job
 from crucible.engines.local.record import write_record
 from crucible.engines.local.run import Run
 from crucible.engines.local.steps import Steps
-from crucible.engines.local.verdict import StopReason
-from crucible.engines.state import Failure, FailureCause, RunStatus, StepStatus
-from crucible.errors import EXIT_FAILED, EXIT_TEMPORARY, CrucibleError
+from crucible.engines.local.verdict import StopReason, failure_of_engine
+from crucible.engines.state import RunStatus, StepStatus
+from crucible.errors import EXIT_TEMPORARY, CrucibleError
 from crucible.plan.model import PlanStep
+from crucible.sdk.catalogue import load_component
+from crucible.sdk.component import slots_of
 from crucible.sdk.types import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -27,9 +29,6 @@ logger = logging.getLogger(__name__)
 _RELEASE_MODULE = "crucible.registry.release"
 _RELEASE_TRIES = 3
 _RELEASE_BACKOFF_SECONDS = 5.0
-_TRACKING_SECONDS = 60.0
-"""How long a release waits for the relay to say which MLflow run it belongs to."""
-RELAY_JOB = "relay"
 
 
 class Closing:
@@ -42,7 +41,6 @@ class Closing:
         self._release_running = False
         self._release_at = 0.0
         """When the release may start, by the monotonic clock."""
-        self._tracking_until = time.monotonic() + _TRACKING_SECONDS
         self._release_failure = ""
         self._inputs: Mapping[str, Sequence[Path]] | None = None
 
@@ -71,7 +69,7 @@ class Closing:
     def wake_at(self) -> float | None:
         """When to `advance` even if nothing has happened, by the monotonic clock."""
         if self._wants_release() and not self._release_running and self._steps.are_over:
-            return max(self._release_at, time.monotonic() + 0.05)
+            return self._release_at
         return None
 
     def outcome(self) -> tuple[RunStatus, str]:
@@ -125,8 +123,7 @@ class Closing:
     def _advance_release(self) -> None:
         run = self._run
         now = time.monotonic()
-        tracked = run.run_dir.mlflow.exists() or RELAY_JOB not in run.pool
-        if now < self._release_at or not (tracked or now > self._tracking_until):
+        if now < self._release_at:
             return
         run.run_dir.release.unlink(missing_ok=True)
         self._release_running = True
@@ -152,17 +149,16 @@ class Closing:
             if self._inputs is None:
                 self._inputs = self._exit_inputs(step)
         except (CrucibleError, OSError) as error:
-            failure = Failure(FailureCause.STORE, str(error), "Resume the run.", EXIT_FAILED)
-            self._run.end_step(step.id, StepStatus.FAILED, failure=failure)
+            self._run.end_step(step.id, StepStatus.FAILED, failure=failure_of_engine(error))
             return True
-        self._steps.start(step, self._inputs)
-        return False
+        return not self._steps.start(step, self._inputs)
 
     def _exit_inputs(self, step: PlanStep) -> dict[str, list[Path]]:
         """What there is of the exit step's inputs, and the record of the run."""
         run = self._run
         inputs = references(step, run.run_dir, run.history)
-        slots = [slot.slot for slot in step.inputs if slot.type.name == RunRecord.type_name]
+        declared = slots_of(load_component(step.component).Inputs)
+        slots = [slot.name for slot in declared if slot.type.name == RunRecord.type_name]
         if slots:
             write_record(run.run_dir, run.plan, run.history, run.store)
             inputs |= {slot: [run.run_dir.record_reference] for slot in slots}

@@ -8,15 +8,15 @@ import signal
 import time
 
 from crucible.engines.events import EventLog, History, read_events
-from crucible.engines.local.pool import GRACE_SECONDS
+from crucible.engines.local.machine import Machine
 from crucible.engines.local.run_dir import RunDir, RunLocked, is_locked, owner_pid, take_lock
 from crucible.engines.local.status import RunView
 from crucible.engines.local.step_server import take_process_lock
 from crucible.engines.state import RunState, RunStatus, StepStatus
 
 _LOOK_SECONDS = 0.05
-_PATIENCE_SECONDS = 2 * GRACE_SECONDS + 5
-"""A supervisor asks its steps, then kills them; one that takes longer does neither."""
+_PATIENCE_SECONDS = 5.0
+"""A supervisor asks its steps, then kills them. One that takes this much longer does neither."""
 _RELAY_PATIENCE_SECONDS = 15.0
 
 
@@ -38,7 +38,8 @@ def cancel_run(run_dir: RunDir) -> None:
 def _await_steps(run_dir: RunDir, view: RunView) -> None:
     """Wait for the run's end; kill a supervisor whose steps do not end in time."""
     exit_step = view.plan.on_exit
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    grace_seconds = Machine.load(os.environ).grace_seconds
+    deadline = time.monotonic() + 2 * grace_seconds + _PATIENCE_SECONDS
     while is_locked(run_dir.lock):
         state = view.look()
         if state.status.is_final:
@@ -55,7 +56,7 @@ def _await_relay(run_dir: RunDir) -> None:
     while is_locked(run_dir.lock) and RunView(run_dir).look().status.is_final:
         if time.monotonic() > deadline:
             _signal_owner(run_dir, signal.SIGTERM)
-            deadline = time.monotonic() + _PATIENCE_SECONDS
+            deadline = time.monotonic() + _RELAY_PATIENCE_SECONDS
         time.sleep(_LOOK_SECONDS)
 
 
@@ -71,7 +72,12 @@ def _record_cancelled(run_dir: RunDir, view: RunView) -> None:
         try:
             for step in state.steps.values():
                 if not step.status.is_final:
-                    log.append("step.ended", step=step.step_id, status=StepStatus.CANCELLED)
+                    log.append(
+                        "step.ended",
+                        step=step.step_id,
+                        attempt=step.attempt,
+                        status=StepStatus.CANCELLED,
+                    )
             log.append("run.ended", status=RunStatus.CANCELLED, message="cancelled")
         finally:
             log.close()

@@ -112,12 +112,16 @@ class StepServer:
             log = CappedLog(Path(job.log_path))
             reading, writing = _pipe()
             oom_kills_before = processes.oom_kills()
+            # A signal to the job must wait until the fork has let go of the server's handlers.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             pid = os.fork()
         except Exception as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._channel.send(Exited(job.id, 1, error=f"{type(error).__name__}: {error}"))
             return
         if pid == 0:
             self._become(job, writing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(writing)
         os.set_blocking(reading, False)
         self._running[pid] = _Running(job, pid, reading, log, oom_kills_before)
@@ -135,7 +139,6 @@ class StepServer:
             _redirect(output)
             os.environ.clear()
             os.environ.update(job.environ)
-            os.nice(job.niceness)
             gc.enable()
             code = _call_main(job)
         except BaseException:
@@ -155,6 +158,7 @@ class StepServer:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._selector.close()
         for running in self._running.values():
             os.close(running.pipe)

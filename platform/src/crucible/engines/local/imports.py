@@ -30,10 +30,9 @@ def main(argv: Sequence[str]) -> int:
     logs.configure()
     run_dir, uri = RunDir(Path(argv[0])), argv[1]
     try:
-        settings = Settings.load()
-        store = open_store(settings.store_uri)
+        store = open_store(Settings.load().store_uri)
         wanted, kind = find_import(run_dir.read_plan(), uri)
-        ref = bring(wanted, kind, store, settings)
+        ref = bring(wanted, kind, store)
         store.lease(run_dir.run_id, [ref.digest])
         ref.write(run_dir.import_reference(uri))
     except (CrucibleError, OSError) as error:
@@ -54,38 +53,25 @@ def find_import(plan: Plan, uri: str) -> tuple[Import, ArtifactType]:
     raise KeyError(uri)
 
 
-def bring(wanted: Import, kind: ArtifactType, store: Store, settings: Settings) -> ArtifactRef:
+def bring(wanted: Import, kind: ArtifactType, store: Store) -> ArtifactRef:
     """The reference of ``wanted``, its content in the store and as planned.
 
     Raises:
         UserError: the content is not what the plan was made with, or not of type ``kind``.
         ArtifactError: it is not in the store or cannot be put there.
     """
-    scheme, _, rest = wanted.uri.partition(":")
-    if scheme == "file":
+    if wanted.uri.startswith("file:"):
         path = Path(unquote(urlsplit(wanted.uri).path))
         if tree_digest(path) == wanted.identity:  # before gigabytes are copied
             ref = store.put_tree(path, type=kind.name, variant=kind.variant)
             if listing_digest(ref.manifest.files) == wanted.identity:
                 return ref
-        raise _changed(wanted)
-    if scheme == "models":
-        from crucible.registry import Registry
-
-        digest = Registry(settings).resolve(wanted.uri)
-    else:
-        digest = rest
-    manifest = store.manifest(digest)
-    if digest != wanted.identity:
-        raise _changed(wanted)
+        raise UserError(
+            f"{wanted.uri} is no longer what it was when the plan was made. Submit the pipeline "
+            "again, so that the plan sees it as it is."
+        )
+    manifest = store.manifest(wanted.identity)  # an alias may have moved: the plan's version counts
     found = ArtifactType(manifest.type, manifest.variant)
     if not kind.accepts(found):
         raise UserError(f"{wanted.uri} is a {found}; the step wants a {kind}. Name another one.")
     return ArtifactRef.of(manifest, store.uri)
-
-
-def _changed(wanted: Import) -> UserError:
-    return UserError(
-        f"{wanted.uri} is no longer what it was when the plan was made. Submit the pipeline again, "
-        "so that the plan sees it as it is."
-    )

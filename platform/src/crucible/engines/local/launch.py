@@ -27,8 +27,8 @@ _SUPERVISOR_MODULE = "crucible.engines.local.supervisor"
 _PATIENCE_SECONDS = 1.0
 _LINGER_SECONDS = 30.0
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Supervisors of this process, kept until they have ended: nobody waits for them."""
+_started: set[int] = set()
+"""Ids of the supervisors that this process has started and not yet reaped."""
 
 
 def new_run_id(pipeline: str) -> str:
@@ -93,7 +93,19 @@ def start_supervisor(run_dir: RunDir, lock: int, settings: Settings) -> None:
         write_owner(lock, process.pid)
     finally:
         os.close(lock)
-    _started[:] = [process, *(each for each in _started if each.poll() is None)]
+    _reap_ended()
+    _started.add(process.pid)
+    process.returncode = 0  # it outlives this object on purpose, so Popen must not complain
+
+
+def _reap_ended() -> None:
+    for pid in list(_started):
+        try:
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has reaped it
+            ended = pid
+        if ended:
+            _started.discard(pid)
 
 
 def lock_idle_run(run_dir: RunDir) -> int:

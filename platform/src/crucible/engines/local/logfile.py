@@ -63,8 +63,10 @@ class CappedLog:
             self._put(_CONTINUED % self._path.name.encode())
         os.close(self._descriptor)
         self._number += 1
-        with contextlib.suppress(FileNotFoundError):  # the first few segments have no such elder
-            _segment_path(self._path, self._number - _KEPT_SEGMENTS - 1).unlink()
+        oldest = self._number - _KEPT_SEGMENTS
+        if oldest > 0:
+            with contextlib.suppress(OSError):  # somebody was faster: then it is gone all the same
+                _segment_path(self._path, oldest).unlink()
         self._descriptor = _create(_segment_path(self._path, self._number))
         self._room = self._segment_bytes
 

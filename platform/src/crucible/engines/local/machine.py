@@ -14,6 +14,11 @@ from crucible.sdk.component import Resources
 
 CPUS_VARIABLE = "CRUCIBLE_LOCAL_CPUS"
 MEMORY_VARIABLE = "CRUCIBLE_LOCAL_MEMORY_GIB"
+GRACE_VARIABLE = "CRUCIBLE_LOCAL_GRACE_SECONDS"
+DEFAULT_GRACE_SECONDS = 10.0
+"""Between SIGTERM and SIGKILL: enough to unwind, short enough for a shutdown of the machine."""
+_MEMORY_FRACTION = 0.9
+"""Of the machine's memory; the rest is for the system and the engine."""
 GIB = 2**30
 
 
@@ -25,10 +30,12 @@ class Machine:
     memory_gib: float
     gpus: tuple[str, ...] = ()
     """Ids as ``CUDA_VISIBLE_DEVICES`` takes them."""
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    """How long a step that is asked to end may take before it is killed."""
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Machine:
-        """This machine, or what ``CRUCIBLE_LOCAL_CPUS`` and ``…_MEMORY_GIB`` leave of it.
+        """This machine, or what the variables ``CRUCIBLE_LOCAL_…`` make of it.
 
         Raises:
             UserError: a variable is no positive number.
@@ -36,9 +43,10 @@ class Machine:
         problems: list[Problem] = []
         cpus = _positive(environ, CPUS_VARIABLE, problems) or float(_usable_cpus())
         memory_gib = _positive(environ, MEMORY_VARIABLE, problems) or _memory_gib()
+        grace_seconds = _positive(environ, GRACE_VARIABLE, problems) or DEFAULT_GRACE_SECONDS
         if problems:
             raise UserError("; ".join(map(str, problems)), problems)
-        return cls(cpus, memory_gib, _gpus(environ))
+        return cls(cpus, memory_gib, _gpus(environ), grace_seconds)
 
     def fits_alone(self, wanted: Resources) -> bool:
         """True if the whole machine has what ``wanted`` asks for."""
@@ -107,7 +115,7 @@ def _memory_gib() -> float:
         limit = Path(path)
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
             total_bytes = min(total_bytes, int(text))
-    return total_bytes / GIB
+    return _MEMORY_FRACTION * total_bytes / GIB
 
 
 def _gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crucible.engines.local import processes
+from crucible.engines.local.machine import GIB, Machine
 from crucible.engines.local.protocol import Exited, Job, Message, Signal, Started
 from crucible.engines.local.step_server import ServerProcess
 from crucible.engines.local.verdict import StopReason
 from crucible.errors import CrucibleError
 
-GRACE_SECONDS = 10.0
-"""Between SIGTERM and SIGKILL: enough to unwind, short enough for a shutdown of the machine."""
 MEMORY_CHECK_SECONDS = 1.0
 
 
@@ -49,9 +48,9 @@ class Ended:
 class ProcessPool:
     """Runs jobs and watches their time and memory. Times are of the monotonic clock."""
 
-    def __init__(self, server: ServerProcess, memory_bytes: float) -> None:
+    def __init__(self, server: ServerProcess, machine: Machine) -> None:
         self._server = server
-        self._memory_bytes = memory_bytes
+        self._machine = machine
         self._active: dict[str, _Active] = {}
         self._next_memory_check = 0.0
         self._selector = selectors.DefaultSelector()
@@ -79,7 +78,7 @@ class ProcessPool:
         active = self._active[job_id]
         active.stopped = active.stopped or reason
         if active.kill_at is None:
-            active.kill_at = time.monotonic() + GRACE_SECONDS
+            active.kill_at = time.monotonic() + self._machine.grace_seconds
             self._send(Signal(job_id, signal.SIGTERM))
 
     def kill(self, job_id: str, reason: StopReason) -> None:
@@ -130,7 +129,7 @@ class ProcessPool:
         now = time.monotonic()
         for job_id, active in self._active.items():
             if active.kill_at is not None and now >= active.kill_at:
-                active.kill_at = now + GRACE_SECONDS
+                active.kill_at = now + self._machine.grace_seconds
                 self._send(Signal(job_id, signal.SIGKILL))
             elif active.deadline is not None and active.stopped is None and now >= active.deadline:
                 self.stop(job_id, StopReason.TIMEOUT)
@@ -152,7 +151,7 @@ class ProcessPool:
         used = processes.session_memory_bytes(set(measured))
         for pid, active in measured.items():
             active.peak_bytes = max(active.peak_bytes, used[pid])
-        if sum(used.values()) > self._memory_bytes:
+        if sum(used.values()) > self._machine.memory_gib * GIB:
             excess = {pid: used[pid] - (a.declared_bytes or 0) for pid, a in measured.items()}
             worst = max(excess, key=lambda pid: excess[pid])
             self.kill(measured[worst].job.id, StopReason.MEMORY)

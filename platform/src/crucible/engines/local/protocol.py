@@ -21,7 +21,6 @@ class Job:
     log_path: str
     component: str = ""
     """What the server imports before it forks, so that every later job has it."""
-    niceness: int = 0
 
 
 @dataclass(frozen=True)

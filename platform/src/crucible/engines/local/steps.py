@@ -22,9 +22,9 @@ from crucible.engines.local.machine import GIB
 from crucible.engines.local.pool import Ended
 from crucible.engines.local.run import Run
 from crucible.engines.local.run_dir import AttemptDir
-from crucible.engines.local.verdict import StopReason, Verdict, judge
-from crucible.engines.state import Failure, FailureCause, StepStatus
-from crucible.errors import EXIT_FAILED, CrucibleError, UserError
+from crucible.engines.local.verdict import StopReason, Verdict, failure_of_engine, judge
+from crucible.engines.state import Failure, StepStatus
+from crucible.errors import CrucibleError
 from crucible.plan.model import PlanStep
 from crucible.sdk.retry import Backoff
 
@@ -63,13 +63,16 @@ class Steps:
             self._skip_what_cannot_run()
             ready = list(schedule.waiting_steps(run.plan, run.history, time.time()))
             held_back = [step for step in ready if not self._conditions_hold(step)]
-            settled = not held_back  # else there may be more to skip because of them
-        running = [each.step for each in self._running.values()]
-        for step in schedule.steps_with_room(ready, running, run.machine):
-            self.start(step, references(step, run.run_dir, run.history))
+            running = [each.step for each in self._running.values()]
+            started = [
+                self.start(step, references(step, run.run_dir, run.history))
+                for step in schedule.steps_with_room(ready, running, run.machine)
+                if step not in held_back
+            ]
+            settled = not held_back and all(started)  # else there may be more to skip
 
-    def start(self, step: PlanStep, inputs: Mapping[str, Sequence[Path]]) -> None:
-        """Start the next attempt of ``step``."""
+    def start(self, step: PlanStep, inputs: Mapping[str, Sequence[Path]]) -> bool:
+        """Start the next attempt of ``step``; False if it failed before it could begin."""
         run = self._run
         if not run.machine.fits_alone(step.resources):
             run.warn(
@@ -79,7 +82,11 @@ class Steps:
             )
         if step.id in run.history.fresh and step.id not in run.history.tries:
             shutil.rmtree(checkpoints_dir(step, run.settings), ignore_errors=True)
-        attempt_dir = prepare(step, run.run_dir, run.history, inputs)
+        try:
+            attempt_dir = prepare(step, run.run_dir, run.history, inputs)
+        except CrucibleError as error:
+            run.end_step(step.id, StepStatus.FAILED, failure=failure_of_engine(error))
+            return False
         run.record("step.started", step=step.id, attempt=int(attempt_dir.path.name))
         gpus = self._free_gpus(step.resources.gpus)
         job = step_job(step, attempt_dir, run.settings, gpus)
@@ -90,6 +97,7 @@ class Steps:
             declared_bytes=step.resources.memory_gib * GIB,
             timeout_seconds=None if timeout is None else timeout * 60,
         )
+        return True
 
     def stop_all(self) -> None:
         """Ask every running step to end."""
@@ -167,9 +175,7 @@ class Steps:
                 step, lambda wanted: read_metric(wanted, run.run_dir, run.history)
             )
         except CrucibleError as error:
-            cause = FailureCause.USER_ERROR if isinstance(error, UserError) else FailureCause.STORE
-            failure = Failure(cause, error.message, "", EXIT_FAILED)
-            run.end_step(step.id, StepStatus.FAILED, failure=failure)
+            run.end_step(step.id, StepStatus.FAILED, failure=failure_of_engine(error))
             return False
         if failed is not None:
             reason = schedule.condition_text(*failed)

@@ -24,9 +24,9 @@ from pathlib import Path
 from crucible import logs
 from crucible.engines.events import EventLog, History, read_events
 from crucible.engines.local import processes, schedule
-from crucible.engines.local.closing import RELAY_JOB, Closing
+from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
-from crucible.engines.local.machine import GIB, Machine
+from crucible.engines.local.machine import Machine
 from crucible.engines.local.pool import ProcessPool, ServerLost
 from crucible.engines.local.protocol import Job
 from crucible.engines.local.run import Run
@@ -44,8 +44,8 @@ PRELOADED = runner
 """Imported here so that the step server, a fork of this process, has it for every step."""
 
 TRACKING_VARIABLE = "CRUCIBLE_TRACKING"
+_RELAY_JOB = "relay"
 _RELAY_MODULE = "crucible.tracking.relay"
-_RELAY_NICENESS = 10
 _RELAY_SECONDS = 120.0
 """How long the relay may go on after the run's end. MLflow has a copy, the folder the truth."""
 
@@ -74,6 +74,8 @@ class Supervisor:
         self._run.pool.wake_on_signals()
         self._run.record("run.started", pid=os.getpid())
         self._start_relay()
+        if self._run.plan.release_skipped:
+            self._run.warn(f"nothing is released: it {self._run.plan.release_skipped}")
         try:
             while not self._advance():
                 self._wait()
@@ -108,7 +110,7 @@ class Supervisor:
             if not known and not self._closing.take(ended) and ended.exited.exit_code:
                 self._run.warn(
                     "MLflow does not have all of this run: the relay failed, see "
-                    f"{self._run.run_dir.job_log(RELAY_JOB)}"
+                    f"{self._run.run_dir.job_log(_RELAY_JOB)}"
                 )
 
     def _end(self) -> None:
@@ -140,15 +142,13 @@ class Supervisor:
         if os.environ.get(TRACKING_VARIABLE) == "off":
             return
         run_dir = self._run.run_dir
-        run_dir.mlflow.unlink(missing_ok=True)
         self._run.pool.start(
             Job(
-                id=RELAY_JOB,
+                id=_RELAY_JOB,
                 module=_RELAY_MODULE,
                 argv=("--run-dir", str(run_dir.path)),
                 environ=dict(os.environ),
-                log_path=str(run_dir.job_log(RELAY_JOB)),
-                niceness=_RELAY_NICENESS,
+                log_path=str(run_dir.job_log(_RELAY_JOB)),
             )
         )
 
@@ -156,9 +156,9 @@ class Supervisor:
         """Wait for the relay, which ends by itself behind the last event; a signal ends it."""
         pool = self._run.pool
         until = time.monotonic() + _RELAY_SECONDS
-        while RELAY_JOB in pool:
+        while _RELAY_JOB in pool:
             if self._num_signals > self._num_signals_seen or time.monotonic() > until:
-                pool.stop(RELAY_JOB, StopReason.CANCELLED)
+                pool.stop(_RELAY_JOB, StopReason.CANCELLED)
             pool.wait(until)
 
 
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             machine=machine,
             log=log,
             history=History.of(plan, read_events(run_dir.events)[0]),
-            pool=ProcessPool(server, machine.memory_gib * GIB),
+            pool=ProcessPool(server, machine),
         )
         Supervisor(run).run()
     except Exception:

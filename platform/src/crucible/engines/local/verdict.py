@@ -18,6 +18,7 @@ from crucible.engines.state import Failure, FailureCause
 from crucible.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, UserError
 from crucible.plan.model import PlanStep
 from crucible.sdk.executor import read_executor_output
+from crucible.sdk.failure import failure_of
 
 _NEAR_LIMIT_FRACTION = 0.9
 """Where the kernel does not count its kills, a SIGKILL above this share of what the step declares
@@ -64,6 +65,12 @@ def judge(
     cause, message, fix = _explain(step, attempt_dir, ended, stopped)
     log_tail = tail(attempt_dir.log, _LOG_TAIL_LINES)
     return Verdict(failure=Failure(cause, message, fix, ended.exit_code, log_tail))
+
+
+def failure_of_engine(error: Exception) -> Failure:
+    """The failure of a step that the engine could not start because of ``error``."""
+    found = failure_of(error)
+    return Failure(FailureCause(found.cause), found.message, found.fix, found.exit_code)
 
 
 def _judge_outputs(step: PlanStep, attempt_dir: AttemptDir) -> Verdict:
