@@ -111,6 +111,36 @@ def test_causal_lm_answers_as_transformers_does(workshop: Workshop, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("tracking_uri")
+def test_fusion_model_answers_about_pictures(workshop: Workshop, tmp_path: Path) -> None:
+    import pandas as pd
+    from PIL import Image
+
+    from crucible_components.models.fusion import build_model, generate_answers, save_model
+    from crucible_components.models.fusion.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(QUESTIONS, vocab_size=300)
+    model, processor = build_model("pico", tokenizer, seed=3)
+    picture = Image.effect_noise((32, 32), 80).convert("RGB")
+    images = [picture, None, picture]
+    expected = generate_answers(model.eval(), processor, images, QUESTIONS, max_new_tokens=6)
+    folder = tmp_path / "vlm"
+    folder.mkdir()
+    save_model(model, processor, folder)
+    register(workshop, folder, "vision-language")
+
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    png = stream.getvalue()
+    loaded = load("models:/vlm@champion")
+    frame = pd.DataFrame({"image": [png, None, png], "question": QUESTIONS})
+    answers = loaded.predict(frame, params={"max_new_tokens": 6})
+    assert list(answers["answer"]) == [answer.text.strip() for answer in expected]
+    unseen = generate_answers(model, processor, [None] * 3, QUESTIONS, max_new_tokens=6)
+    blind = loaded.predict(frame[["question"]], params={"max_new_tokens": 6})
+    assert list(blind["answer"]) == [answer.text.strip() for answer in unseen]
+
+
+@pytest.mark.usefixtures("tracking_uri")
 def test_damaged_weights_are_refused(workshop: Workshop, tmp_path: Path) -> None:
     build_causal_lm(tmp_path / "lm")
     version = register(workshop, tmp_path / "lm", "causal-lm")
