@@ -142,13 +142,12 @@ def _sources(
         entries = [(path, value)]
     for where, entry in entries:
         source, fault = _source(entry, slot)
-        if isinstance(source, OutputRef):
-            is_many = source.step in fanned
-            if is_many and not slot.many:
-                message = f"wants one {slot.type}, {source} is the list of all items."
-                fault = message, "Give it to a list input."
-            elif slot.many and not is_many and not isinstance(value, list):
-                fault = f"wants a list of {slot.type}, got one.", f'Write ["{entry}"].'
+        is_many = isinstance(source, OutputRef) and source.step in fanned
+        if is_many and not slot.many:
+            message = f"wants one {slot.type}, {source} is the list of all items."
+            fault = message, "Give it to a list input."
+        elif source is not None and slot.many and not is_many and not isinstance(value, list):
+            fault = f"wants a list of {slot.type}, got one.", f'Write ["{entry}"].'
         if fault is not None:
             binding.faults.append(Fault(where, *fault))
         elif source is not None:

@@ -32,7 +32,7 @@ from crucible.specs.conditions import holds, parse_condition
 from crucible.specs.document import child_path, shown
 from crucible.specs.edges import OutputTypes, edge_faults, misfit, output_types
 from crucible.specs.graph import cycles, topological_order
-from crucible.specs.model import ReleaseSpec, StepSpec, TaskSpec
+from crucible.specs.model import GateSpec, StepSpec, TaskSpec
 from crucible.specs.reference_check import Names, output_references, reference_faults
 from crucible.specs.references import OutputRef, ParamRef, has_item, parse_reference
 
@@ -52,13 +52,12 @@ class Draft:
     """Also of those that have no value because of another problem."""
     steps: Mapping[str, StepSpec]
     on_exit: TaskSpec | None
-    release: ReleaseSpec | None
+    gate: GateSpec | None
 
     @property
     def raw_steps(self) -> Mapping[str, Any]:
         """All steps as written, sound or not."""
-        steps = self.raw.get("steps")
-        return steps if isinstance(steps, dict) else {}
+        return _map(self.raw.get("steps"))
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
@@ -85,8 +84,9 @@ def check(draft: Draft) -> list[Fault]:
     types = output_types(order, by_name, bindings)
     for path, cls in classes.items():
         faults += edge_faults(cls, bindings[path.removeprefix("steps.")], types)
-    if draft.release is not None:
-        faults += _release_faults(draft.release, draft, types)
+    faults += _release_faults(draft, types)
+    if draft.gate is not None:
+        faults += _threshold_faults(draft.gate)
     return faults
 
 
@@ -232,15 +232,19 @@ def _needs(draft: Draft) -> tuple[dict[str, list[str]], list[Fault]]:
     return graph, faults
 
 
-def _release_faults(release: ReleaseSpec, draft: Draft, types: OutputTypes) -> Iterator[Fault]:
-    gate = release.gate
+def _release_faults(draft: Draft, types: OutputTypes) -> Iterator[Fault]:
+    release = _map(draft.raw.get("release"))
+    gate = _map(release.get("gate"))
     wanted = {
-        "release.model": (release.model, ArtifactType("Model")),
-        "release.gate.metrics": (gate.metrics, ArtifactType("Metrics")),
-        "release.gate.predictions": (gate.predictions, ArtifactType("Dataset", "predictions")),
+        "release.model": (release.get("model"), ArtifactType("Model")),
+        "release.gate.metrics": (gate.get("metrics"), ArtifactType("Metrics")),
+        "release.gate.predictions": (
+            gate.get("predictions"),
+            ArtifactType("Dataset", "predictions"),
+        ),
     }
     for path, (text, kind) in wanted.items():
-        reference = None if text is None else parse_reference(text)
+        reference = parse_reference(text) if isinstance(text, str) else None
         if isinstance(reference, OutputRef) and reference.metric is None:
             step = draft.steps.get(reference.step)
             if step is not None and step.foreach is not None:
@@ -248,9 +252,12 @@ def _release_faults(release: ReleaseSpec, draft: Draft, types: OutputTypes) -> I
                 yield Fault(path, message, "Name a step without foreach.")
             elif fault := misfit(reference, kind, path, types):
                 yield fault
-        elif text is not None:
+        elif isinstance(text, str):
             fix = "Write ${steps.NAME.outputs.OUTPUT}."
             yield Fault(path, f"got {shown(text)}, wants {kind}.", fix)
+
+
+def _threshold_faults(gate: GateSpec) -> Iterator[Fault]:
     for name, threshold in gate.thresholds.items():
         path = f"release.gate.thresholds.{name}"
         low, high = threshold.min, threshold.max
@@ -258,3 +265,7 @@ def _release_faults(release: ReleaseSpec, draft: Draft, types: OutputTypes) -> I
             yield Fault(path, "bounds nothing.", "Give min, max or both.")
         elif low is not None and high is not None and low > high:
             yield Fault(path, f"min {low:g} is above max {high:g}.", "Swap them.")
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -13,10 +13,10 @@ from crucible.specs.check import Draft, check
 from crucible.specs.document import Document, read_document, refused
 from crucible.specs.form import form_problems, sound_part
 from crucible.specs.model import (
+    GateSpec,
     ParamSpec,
     PipelineDocument,
     PresetDocument,
-    ReleaseSpec,
     StepSpec,
     TaskSpec,
 )
@@ -60,7 +60,7 @@ def load_pipeline(
         param_names=frozenset(declared),
         steps={name: step for name, step in steps.items() if step is not None},
         on_exit=sound_part(TaskSpec, value.get("on_exit")),
-        release=sound_part(ReleaseSpec, value.get("release")),
+        gate=sound_part(GateSpec, _map(value, "release").get("gate")),
     )
     for fault in check(draft):
         problems.append(document.problem(fault.path, fault.message, fault.fix, at_key=fault.at_key))

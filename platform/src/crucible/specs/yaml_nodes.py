@@ -22,6 +22,7 @@ _MAX_NUMBER_CHARS = 100
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
+_SCALAR_TAGS = tuple(_TAG_PREFIX + name for name in ("null", "bool", "int", "float", "str"))
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?[0-9]+\Z")
@@ -178,7 +179,7 @@ def scalar_value(node: Scalar) -> str | int | float | bool | None:
     Raises:
         ValueError: the text does not fit its tag, or is a number nobody can mean.
     """
-    if node.tag not in (None, "!") and not node.tag.startswith(_TAG_PREFIX):
+    if node.tag not in (None, "!", *_SCALAR_TAGS):
         raise ValueError(f"tag {node.tag} is not supported")
     wanted = node.tag.removeprefix(_TAG_PREFIX) if node.tag else None
     if wanted in ("!", "str") or (wanted is None and not node.is_plain):
