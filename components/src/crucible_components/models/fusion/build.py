@@ -48,4 +48,6 @@ def build_model(
         default_query_len=config.default_query_len,
         max_length=config.text.max_position_embeddings,
     )
+    # transformers' own generate then answers as ours does.
+    model.generation_config.suppress_tokens = processor.banned_token_ids
     return model, processor

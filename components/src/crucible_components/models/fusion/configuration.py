@@ -88,7 +88,7 @@ class FusionConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Patches a side of one encoded picture."""
+        """Patches a side of one encoded picture; a rest of the picture is not seen, as in SigLIP."""
         return int(self.vision.image_size // self.vision.patch_size)
 
     @property
@@ -122,8 +122,6 @@ class FusionConfig(PreTrainedConfig):
                 f"interaction_heads: {self.interaction_heads} does not divide the text width "
                 f"{self.text.hidden_size}."
             )
-        if self.vision.image_size % self.vision.patch_size:
-            found.append("vision_config: image_size is not a multiple of patch_size.")
         return found
 
 

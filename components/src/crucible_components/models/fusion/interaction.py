@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crucible_components.models.fusion.attention import attend, prefers_matmul
+
 
 @dataclass(frozen=True)
 class TurnPositions:
@@ -93,11 +95,10 @@ class InteractionLayer(nn.Module):
             key_NqWD, value_NqWD = key_NqWD[picture_B], value_NqWD[picture_B]
         num_rows, num_turns, num_latents, width = query_BLqD.shape
         query = self.q_proj(self.norm_q(query_BLqD)).transpose(1, 2).flatten(0, 1)
-        attended = functional.scaled_dot_product_attention(
-            self._split(query),
-            self._split(key_NqWD.flatten(0, 1)),
-            self._split(value_NqWD.flatten(0, 1)),
-        )
+        key, value = self._split(key_NqWD.flatten(0, 1)), self._split(value_NqWD.flatten(0, 1))
+        fused = not prefers_matmul(query.device, query.dtype)
+        attention = functional.scaled_dot_product_attention if fused else attend
+        attended = attention(self._split(query), key, value)
         merged = attended.transpose(1, 2).reshape(num_rows, num_latents, num_turns, width)
         output: Tensor = self.o_proj(merged.transpose(1, 2))
         return output
