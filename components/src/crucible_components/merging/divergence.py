@@ -24,7 +24,7 @@ class Divergence:
     """Inner products and sign counts of the sources' changes; additive over tensors."""
 
     gram_KK: Tensor
-    """Inner products of the changes, float64."""
+    """Inner products of the changes: float32 within a block, float64 between blocks."""
     base_energy: float
     """Squared norm of the base."""
     num_conflicts: int
@@ -67,9 +67,8 @@ def measure_divergence(tensors: Sequence[Tensor], base: Tensor) -> Divergence:
     num_conflicts, base_energy = 0, 0.0
     for span in blocks(origin.numel()):
         deltas_KN = deltas_of([source[span] for source in sources], origin[span])
-        wide_KN = deltas_KN.double()
-        gram_KK += wide_KN @ wide_KN.T
-        contested_N = (deltas_KN > 0).any(dim=0) & (deltas_KN < 0).any(dim=0)
+        gram_KK += deltas_KN @ deltas_KN.T
+        contested_N = (deltas_KN.amax(dim=0) > 0) & (deltas_KN.amin(dim=0) < 0)
         num_conflicts += int(contested_N.sum())
         base_energy += float(origin[span].double().square().sum())
     return Divergence(gram_KK, base_energy, num_conflicts, origin.numel())

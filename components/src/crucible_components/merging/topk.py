@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements handled at a time: bounds temporaries to a few MiB each."""
+BLOCK_ELEMENTS = 1 << 16
+"""Elements handled at a time: temporaries of a few sources stay in the processor's cache."""
 _HALF_BITS = 16
 _HALF_RANGE = 1 << _HALF_BITS
 
