@@ -113,9 +113,11 @@ def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding
         fix = "Use `when` to leave the step out."
         faults[f"{path}.foreach"] = Fault(f"{path}.foreach", "has no items.", fix)
     fanned = {name for name, step in draft.steps.items() if step.foreach is not None}
-    varying = tuple(f"{path}.with.{key}" for key, value in task.with_.items() if has_item(value))
-    if items and not varying:
-        items = items[:1]
+    varying: tuple[str, ...] = ()
+    if items:
+        entries = task.with_.items()
+        varying = tuple(f"{path}.with.{key}" for key, value in entries if has_item(value))
+        items = items if varying else items[:1]
     bindings = []
     for index, item in enumerate(items or [NO_ITEM]):
         binding = bind(task.with_, cls, f"{path}.with", item=item, fanned=fanned)

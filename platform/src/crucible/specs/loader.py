@@ -21,7 +21,7 @@ from crucible.specs.model import (
     TaskSpec,
 )
 from crucible.specs.params import resolve_params
-from crucible.specs.references import lookup_params, substitute
+from crucible.specs.references import lookup_params, references_in, strings_in, substitute
 from crucible.specs.spec import PipelineSpec
 
 PRESETS_DIR_NAME = "presets"
@@ -51,7 +51,9 @@ def load_pipeline(
     params = resolve_params(declared, document, preset=preset_document, overrides=overrides or {})
     problems += params.problems
     value = _with_params(raw, params.values)
-    problems += form_problems(PipelineDocument, value, document)
+    of_form = form_problems(PipelineDocument, value, document)
+    unreplaced = _unreplaced(value)
+    problems += [problem for problem in of_form if problem.path not in unreplaced]
     steps = {name: sound_part(StepSpec, step) for name, step in _map(value, "steps").items()}
     draft = Draft(
         raw=raw,
@@ -64,8 +66,8 @@ def load_pipeline(
     )
     for fault in check(draft):
         problems.append(document.problem(fault.path, fault.message, fault.fix, at_key=fault.at_key))
-    if problems:
-        raise refused(document.file, list(dict.fromkeys(problems)))
+    if problems or of_form:
+        raise refused(document.file, list(dict.fromkeys(problems or of_form)))
     return _spec(path, document, params.values, value)
 
 
@@ -100,6 +102,16 @@ def _with_params(raw: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str,
         if isinstance(step, dict) and "when" in step:
             step["when"] = raw["steps"][name]["when"]
     return value
+
+
+def _unreplaced(value: Mapping[str, Any]) -> set[str]:
+    """Paths of texts that still hold a reference: what it should be is told by `check`."""
+    return {
+        path
+        for section in _TEMPLATED
+        for path, text in strings_in(value.get(section), section)
+        if any(True for _ in references_in(text))
+    }
 
 
 def _read_preset(path: Path, preset: str | None, problems: list[Problem]) -> Document | None:

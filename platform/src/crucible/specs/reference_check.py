@@ -71,12 +71,24 @@ def _strings(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         yield Place(path), text
     for path, text in strings_in(raw.get("release"), "release"):
         yield Place(path, takes_outputs=path in _RELEASE_OUTPUTS), text
-    tasks = {f"steps.{name}": task for name, task in _map(raw.get("steps")).items()}
-    for path, task in (*tasks.items(), ("on_exit", _map(raw.get("on_exit")))):
-        for key, value in _map(task).items():
-            has_items = key == "with" and task.get("foreach") is not None
-            for where, text in strings_in(value, f"{path}.{key}"):
-                yield Place(where, key in ("with", "when"), has_items), text
+    steps = raw.get("steps")
+    if isinstance(steps, dict):
+        for name, task in steps.items():
+            yield from _task_strings(task, f"steps.{name}")
+    else:
+        yield from _task_strings(steps, "steps")
+    yield from _task_strings(raw.get("on_exit"), "on_exit")
+
+
+def _task_strings(task: Any, path: str) -> Iterator[tuple[Place, str]]:
+    for key, value in _map(task).items():
+        has_entries = key == "with" and isinstance(value, dict)
+        has_items = has_entries and task.get("foreach") is not None
+        for where, text in strings_in(value, f"{path}.{key}"):
+            yield Place(where, has_entries or key == "when", has_items), text
+    if not isinstance(task, dict):
+        for where, text in strings_in(task, path):
+            yield Place(where), text
 
 
 def _map(value: Any) -> dict[str, Any]:
