@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from crucible_components.data.images import ImageArchive
 from crucible_components.evaluation.answering import Answered
 from crucible_components.evaluation.summary import GroupSummary, Summary
-from crucible_components.reporting.charts import (
+from crucible_components.reporting.elements.cards import answer_line, sample_card
+from crucible_components.reporting.elements.charts import (
     Estimate,
     IntervalRow,
     Line,
     interval_plot,
     line_chart,
 )
-from crucible_components.reporting.markup import Child, Markup, el
-from crucible_components.reporting.page import (
+from crucible_components.reporting.elements.markup import Child, Markup, el
+from crucible_components.reporting.elements.page import (
     Section,
     Tile,
     legend,
@@ -54,33 +55,6 @@ def render_report(
         sections=sections,
         footer="Intervals resample pictures; where fewer than five answers are right, or wrong, "
         "they are Wilson's.",
-    )
-
-
-def sample_card(
-    question: str, answers: Sequence[Markup], picture_: Markup | None, tag: str
-) -> Markup:
-    """A picture with what was asked and what was said."""
-    body = [
-        el("p", question, class_="asked"),
-        el("p", tag, class_="note"),
-        el("ul", answers),
-    ]
-    return el("article", picture_, el("div", body, class_="body"), class_="sample")
-
-
-def answer_line(text: str, *, correct: bool | None, who: str) -> Markup:
-    """One answer with a mark that does not rely on colour."""
-    mark, tone, spoken = {
-        True: ("✓", "good-text", "right"),
-        False: ("✗", "bad-text", "wrong"),
-        None: ("=", "muted", "expected"),
-    }[correct]
-    return el(
-        "li",
-        el("span", mark, class_=tone, role="img", aria_label=spoken),
-        el("b", text or "(nothing)"),
-        el("span", who, class_="who"),
     )
 
 

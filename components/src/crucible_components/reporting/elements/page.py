@@ -6,8 +6,8 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crucible_components.reporting.markup import Child, Markup, el, join
-from crucible_components.reporting.style import style_sheet
+from crucible_components.reporting.elements.markup import Child, Markup, el, join
+from crucible_components.reporting.elements.style import style_sheet
 
 # Nothing may be fetched and no script may run, whatever text found its way in.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

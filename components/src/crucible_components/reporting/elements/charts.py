@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crucible_components.reporting.markup import Markup, el
-from crucible_components.reporting.page import percent, percent_range, series_color
+from crucible_components.reporting.elements.markup import Markup, el
+from crucible_components.reporting.elements.page import percent, percent_range, series_color
 
 Point = tuple[float, float]
 
@@ -63,13 +63,12 @@ def line_chart(
         x_label: name of the x axis.
         unit_square: both axes run from 0 to 1.
     """
-    shown = [
-        (i, line, _thinned([p for p in line.points if _finite(p)])) for i, line in enumerate(lines)
-    ]
-    shown = [(i, line, points) for i, line, points in shown if points]
+    finite = [(i, line, [p for p in line.points if _finite(p)]) for i, line in enumerate(lines)]
+    xs = [x for _, _, points in finite for x, _ in points]
+    shown = [(i, line, _thinned(points)) for i, line, points in finite if points]
     if not shown:
         return el("figure", el("figcaption", f"{title}: no values"))
-    xs, ys = ([p[axis] for _, _, points in shown for p in points] for axis in (0, 1))
+    ys = [y for _, _, points in shown for _, y in points]
     x_range = (0.0, 1.0) if unit_square else _widened(min(xs), max(xs))
     y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if unit_square else nice_ticks(min(ys), max(ys))
     y_range = _widened(y_ticks[0], y_ticks[-1])

@@ -90,6 +90,7 @@ th,td{padding:.38rem .6rem;text-align:left;border-bottom:1px solid var(--line);
 vertical-align:top}
 thead th{font-size:.8rem;font-weight:600;color:var(--muted);white-space:nowrap}
 tbody th{font-weight:600;text-align:left}
+.steps th,.steps td{white-space:nowrap;padding-left:.4rem;padding-right:.4rem}
 td.number,th.number{text-align:right;white-space:nowrap}
 tbody tr:last-child>*{border-bottom:0}
 code,.mono{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.84em}
@@ -111,7 +112,7 @@ vertical-align:-.06rem}
 .intervals .row{display:grid;grid-template-columns:8.5rem minmax(0,1fr);align-items:center}
 .intervals .name{font-size:.88rem;font-weight:600;padding-right:.8rem;overflow-wrap:anywhere}
 .intervals svg{overflow:visible}
-.matrices{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr));
+.matrices{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(25rem,100%),1fr));
 gap:1.1rem 1.6rem}
 .matrices th,.matrices td{padding:.25rem .3rem}
 .matrices .scroll{align-self:start}
@@ -127,14 +128,19 @@ background:var(--raised)}
 .sample li{display:flex;gap:.45rem;align-items:baseline;overflow-wrap:anywhere;min-width:0}
 .sample li b{font-weight:650}.sample li .who{color:var(--muted);margin-left:auto;
 font-size:.8rem;text-align:right}
+.flow>*,.matrices>*,.charts>*,.tiles>*{min-width:0}
 .flow{display:grid;gap:1.4rem;grid-template-columns:minmax(0,1fr)}
 .facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.15rem 1rem;margin:.4rem 0;
 font-size:.9rem}
 .facts dd{margin:0;overflow-wrap:anywhere}
+p,li,footer,h2,h3,figcaption{overflow-wrap:anywhere}
 footer{color:var(--muted);font-size:.82rem;padding:0 0 2.5rem}
-@media(min-width:60rem){.flow.wide{grid-template-columns:auto minmax(0,1fr);align-items:start}}
+@media(min-width:60rem){.flow.wide{grid-template-columns:minmax(0,2fr) minmax(0,3fr);
+align-items:start}}
 @media(max-width:34rem){body{font-size:14.5px}section.card{padding:.95rem .9rem;border-radius:12px}
 header.top{padding-top:1.3rem}h1{font-size:1.4rem}
+.samples{grid-template-columns:repeat(auto-fill,minmax(min(9.5rem,100%),1fr));gap:.6rem}
+.sample .body{padding:.5rem .6rem .6rem;font-size:.86rem}
 .intervals .row{grid-template-columns:minmax(0,1fr)}
 .intervals .name{padding-top:.3rem}
 .facts{grid-template-columns:minmax(0,1fr);gap:0}.facts dd{margin-bottom:.4rem}}
