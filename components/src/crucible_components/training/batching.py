@@ -39,7 +39,7 @@ class BatchPlan:
         self._seed = seed
         text_only = np.zeros(len(lengths), dtype=bool) if is_text_only is None else is_text_only
         self._pools = [np.flatnonzero(~text_only), np.flatnonzero(text_only)]
-        self.batches_per_epoch = sum(-(-len(pool) // batch_size) for pool in self._pools)
+        self.batches_per_epoch = num_batches(text_only, batch_size)
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
 
     def batch(self, step: int) -> IndexArray:
@@ -59,6 +59,13 @@ class BatchPlan:
                     mega[at : at + self._batch_size] for at in range(0, len(mega), self._batch_size)
                 ]
         return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def num_batches(is_text_only: NDArray[np.bool_], batch_size: int) -> int:
+    """Batches an epoch when examples with and without picture are kept apart."""
+    num_text_only = int(is_text_only.sum())
+    with_picture = len(is_text_only) - num_text_only
+    return -(-with_picture // batch_size) + -(-num_text_only // batch_size)
 
 
 def draw_query_len(query_lens: Sequence[int], *, seed: int, step: int) -> int:

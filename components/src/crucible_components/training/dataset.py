@@ -36,6 +36,10 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.conversations)
 
+    @property
+    def is_text_only(self) -> NDArray[np.bool_]:
+        return self.picture_of < 0
+
     def lengths(self, processor: FusionProcessor) -> NDArray[np.int64]:
         """Positions of each conversation for the processor's default number of latents."""
         return np.array(

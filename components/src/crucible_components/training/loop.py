@@ -141,7 +141,7 @@ class _Stepper:
             data.lengths(processor),
             batch_size=settings.batch_size,
             seed=settings.seed,
-            is_text_only=data.picture_of < 0,
+            is_text_only=data.is_text_only,
         )
 
     def run(self, step: int) -> StepValues:
