@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -170,7 +171,7 @@ def refusing(status: int, code: str) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -198,8 +199,6 @@ def test_refusals_are_told_apart(status: int, code: str, error: type[Exception],
 
 
 def test_starting_a_server_changes_nothing_global_and_leaves_nothing(tmp_path: Path) -> None:
-    import os
-
     before = dict(os.environ)
     with object_store() as server:
         assert dict(os.environ) == before
@@ -208,3 +207,27 @@ def test_starting_a_server_changes_nothing_global_and_leaves_nothing(tmp_path: P
         assert Path(f"/proc/{server.pid}").exists()
     assert not Path(f"/proc/{server.pid}").exists()
     assert not server.data_dir.exists()
+
+
+FORKING = """
+    import os, sys
+    from crucible.artifacts import open_store
+    store = open_store(sys.argv[1])
+    with store.draft() as draft:
+        draft.new_file("a").write_bytes(b"x" * 100_000)
+        digest = draft.commit(type="Model").digest
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            for _ in range(20):
+                assert len(store.reader(digest).read_range("a", 0, 100_000)) == 100_000
+            os._exit(0)
+        children.append(child)
+    print([os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_forked_children_open_connections_of_their_own(place, start_python) -> None:
+    assert start_python(FORKING).stdout.read() == "[0, 0, 0, 0]\n"

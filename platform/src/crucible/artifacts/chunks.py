@@ -6,11 +6,13 @@ carries a checksum of its own and the blob's digest, so a damaged or foreign one
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from crucible.artifacts.manifest import canonical_json
 
@@ -71,32 +73,11 @@ class ChunkList:
         return None
 
 
-class ChunkHasher:
-    """The digest of a stream and of each of its chunks, in one pass."""
-
-    def __init__(self, chunk_bytes: int) -> None:
-        self.whole = hashlib.sha256()
-        self._chunk_bytes = chunk_bytes
-        self._done: list[str] = []
-        self._chunk = hashlib.sha256()
-        self._room_bytes = chunk_bytes
-
-    def update(self, block: bytes | memoryview) -> None:
-        self.whole.update(block)
-        view = memoryview(block)
-        while view:
-            part, view = view[: self._room_bytes], view[self._room_bytes :]
-            self._chunk.update(part)
-            self._room_bytes -= len(part)
-            if not self._room_bytes:
-                self._done.append(self._chunk.hexdigest())
-                self._chunk = hashlib.sha256()
-                self._room_bytes = self._chunk_bytes
-
-    def chunk_sha256s(self) -> tuple[str, ...]:
-        """Digests of all chunks so far, the unfinished last one included."""
-        is_between = self._room_bytes == self._chunk_bytes
-        return tuple(self._done if is_between else [*self._done, self._chunk.hexdigest()])
+def chunk_digests(source: Path, chunk_bytes: int) -> tuple[str, ...]:
+    """The sha256 of each chunk of a local file."""
+    with source.open("rb") as stream:
+        chunks = iter(functools.partial(stream.read, chunk_bytes), b"")
+        return tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks)
 
 
 class RangedStream(io.RawIOBase):

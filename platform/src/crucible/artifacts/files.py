@@ -37,6 +37,14 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; safe beside writes elsewhere in the same file."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def is_temporary(name: str) -> bool:
     """True for the names that `write_atomically` uses until it renames."""
     return name.startswith(".") and name.endswith(".tmp")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from crucible.artifacts.backend import Backend, Blob
+from crucible.artifacts.files import storage_errors
 from crucible.artifacts.manifest import Manifest
 from crucible.errors import ArtifactError
 
@@ -47,15 +49,10 @@ class ArtifactReader:
     def local_dir(self) -> Path:
         """A folder that shows every file under its name, made of links to `local_path`."""
         folder = self._scratch("artifacts") / self.digest.removeprefix("sha256:")
-        building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-        for entry in self.manifest.files:
-            link = building / entry.path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.local_path(entry.path).resolve())
-        if folder.is_dir():
-            shutil.rmtree(building)
-        else:
-            os.rename(building, folder)
+        links = {entry.path: self.local_path(entry.path) for entry in self.manifest.files}
+        if not folder.is_dir():
+            with storage_errors(folder, f"link the files of {self.manifest.label}"):
+                _link_all(folder, links)
         return folder
 
     def new_file(self, path: str) -> Path:
@@ -75,6 +72,22 @@ class ArtifactReader:
                 f"{self.manifest.label} ({self.digest}) was opened without a scratch folder. "
                 "Give Store.reader a scratch_dir to get local files."
             )
-        folder = self._scratch_dir / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._scratch_dir.resolve() / name
+        with storage_errors(folder, "make a scratch folder"):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _link_all(folder: Path, links: Mapping[str, Path]) -> None:
+    """Make ``folder`` with links to files; it appears whole or, if another was quicker, not."""
+    building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    for path, target in links.items():
+        link = building / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    try:
+        os.rename(building, folder)
+    except OSError:
+        shutil.rmtree(building)
+        if not folder.is_dir():
+            raise

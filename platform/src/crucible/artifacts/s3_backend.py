@@ -18,10 +18,10 @@ from typing import BinaryIO, TypeVar
 
 from crucible.artifacts import beacon
 from crucible.artifacts.backend import BLOBS, Blob, Document, HashedFile, Stored, blob_key
-from crucible.artifacts.chunks import CHUNK_BYTES, ChunkHasher, ChunkList, RangedStream
-from crucible.artifacts.files import storage_errors
+from crucible.artifacts.chunks import CHUNK_BYTES, ChunkList, RangedStream
+from crucible.artifacts.files import storage_errors, write_at
 from crucible.artifacts.manifest import canonical_json
-from crucible.artifacts.s3_client import PATIENCE, READ_BYTES, Patience, S3Client, SizeDiffers
+from crucible.artifacts.s3_client import PATIENCE, Patience, S3Client, SizeDiffers
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 _CHUNKS = "chunks/"
 _PARALLEL_REQUESTS = 8
 _REMOVE_BATCH = 500
+_SPAN_BYTES = 8 << 20
+_SPANS_AT_ONCE = 3
 
 
 class S3Backend:
@@ -111,9 +113,10 @@ class S3Backend:
         target = scratch_dir / blob.sha256
         stamps = Stamps(scratch_dir / "stamps")
         with storage_errors(scratch_dir, f"download {blob.label}"):
-            if not target.exists():
-                self._download(blob, target)
-            open_verified(target, blob, stamps).close()
+            if target.exists():
+                open_verified(target, blob, stamps).close()
+            else:
+                stamps.save(blob.sha256, self._download(blob, target))
         return target
 
     def read(self, key: str) -> Document | None:
@@ -161,27 +164,13 @@ class S3Backend:
 
     def _whole(self, blob: Blob) -> bytes:
         data = self._range(blob, 0, blob.size_bytes)
-        found = hashlib.sha256(data).hexdigest()
-        if found != blob.sha256:
-            raise blob.corrupt(self.place(blob_key(blob.sha256)), f"its bytes are sha256:{found}")
+        self._check_whole(blob, hashlib.sha256(data).hexdigest())
         return data
 
     def _range(self, blob: Blob, offset: int, length: int) -> bytes:
-        blocks = list(self._blocks(blob, offset, length, block_bytes=length))
-        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
-
-    def _blocks(
-        self, blob: Blob, offset: int, length: int, block_bytes: int = READ_BYTES
-    ) -> Iterator[bytes]:
-        key = blob_key(blob.sha256)
-        status = None if length else self._client.head(key)
+        """Bytes as they are stored: the caller verifies them."""
         try:
-            if length:
-                yield from self._client.blocks(key, offset, length, blob.size_bytes, block_bytes)
-            elif status is None:
-                raise blob.missing(self.place(blob_key(blob.sha256)))
-            elif status.size_bytes != blob.size_bytes:
-                raise SizeDiffers(status.size_bytes)
+            return self._client.get_range(blob_key(blob.sha256), offset, length, blob.size_bytes)
         except FileNotFoundError:
             raise blob.missing(self.place(blob_key(blob.sha256))) from None
         except SizeDiffers as error:
@@ -207,29 +196,46 @@ class S3Backend:
         """Chunk digests from one whole, verified read; stored for the next reader."""
         logger.warning("%s: its chunk digests are lost; reading all of it to verify", blob.label)
         status = self._client.head(blob_key(blob.sha256))
-        hasher = ChunkHasher(self._chunk_bytes)
-        for block in self._blocks(blob, 0, blob.size_bytes):
-            hasher.update(block)
-        self._check_whole(blob, hasher.whole.hexdigest())
+        whole = hashlib.sha256()
+        digests = []
+        for start in range(0, blob.size_bytes, self._chunk_bytes):
+            chunk = self._range(blob, start, min(self._chunk_bytes, blob.size_bytes - start))
+            whole.update(chunk)
+            digests.append(hashlib.sha256(chunk).hexdigest())
+        self._check_whole(blob, whole.hexdigest())
         etag = status.etag if status else ""
         chunk_list = ChunkList(
-            blob.sha256, blob.size_bytes, hasher.chunk_sha256s(), self._chunk_bytes, etag
+            blob.sha256, blob.size_bytes, tuple(digests), self._chunk_bytes, etag
         )
         self._client.put(_chunks_key(blob.sha256), chunk_list.to_json())
         return chunk_list
 
-    def _download(self, blob: Blob, target: Path) -> None:
-        """Fill ``target`` with the whole blob, or leave nothing there."""
+    def _download(self, blob: Blob, target: Path) -> os.stat_result:
+        """Fill ``target`` with the whole blob, or leave nothing there.
+
+        Spans arrive side by side; each is hashed as soon as all before it are there.
+        """
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        spans = range(0, max(1, blob.size_bytes), _SPAN_BYTES)
+        whole = hashlib.sha256()
         try:
-            whole = hashlib.sha256()
-            with partial.open("xb") as stream:
-                for block in self._blocks(blob, 0, blob.size_bytes):
-                    whole.update(block)
-                    stream.write(block)
-            self._check_whole(blob, whole.hexdigest())
-            partial.chmod(0o444)
-            os.replace(partial, target)
+            with partial.open("xb+") as stream, ThreadPoolExecutor(_SPANS_AT_ONCE, "s3") as pool:
+                file = stream.fileno()
+
+                def fetch(start: int) -> None:
+                    length = min(_SPAN_BYTES, blob.size_bytes - start)
+                    write_at(file, self._range(blob, start, length), start)
+
+                try:
+                    for start, _ in zip(spans, pool.map(fetch, spans), strict=True):
+                        whole.update(os.pread(file, _SPAN_BYTES, start))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                os.fchmod(file, 0o444)
+                self._check_whole(blob, whole.hexdigest())
+                os.replace(partial, target)
+                return os.fstat(file)
         finally:
             partial.unlink(missing_ok=True)
 

@@ -1,16 +1,17 @@
 """A bucket and prefix seen through the `minio` client: retries, and errors of our tree.
 
-Single requests are retried by urllib3 with backoff and jitter; bodies that break off are continued
-here from the byte where they stopped. What remains is typed: temporary, full, or the user's to fix.
+Requests are retried by urllib3 with backoff and jitter, and here when a body breaks off, which
+urllib3 leaves to its caller. What remains is typed: temporary, full, or the user's to fix.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 3
 """Parts in flight: an upload holds this many and one more in memory."""
-READ_BYTES = 1 << 20
 
 _MAX_PARTS = 10_000  # S3's limit
 _FULL_CODES = frozenset({"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded"})
@@ -71,9 +71,12 @@ class SizeDiffers(Exception):
 class S3Client:
     """Objects under ``s3://bucket/prefix``. Keys are relative to the prefix."""
 
-    def __init__(self, client: minio.Minio, bucket: str, prefix: str, patience: Patience) -> None:
+    def __init__(
+        self, connect: Callable[[], minio.Minio], bucket: str, prefix: str, patience: Patience
+    ) -> None:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._minio = client
+        self._connect = connect
+        self._connected: tuple[int, minio.Minio] | None = None
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._patience = patience
@@ -88,7 +91,8 @@ class S3Client:
             UserError: bad endpoint, no credentials, access denied, or no such bucket.
             StoreUnavailable: the server does not answer.
         """
-        client = cls(_minio_client(environ, patience), bucket, prefix, patience)
+        frozen = dict(environ)
+        client = cls(lambda: _minio_client(frozen, patience), bucket, prefix, patience)
         with client.typed("open the store"):
             if client._minio.bucket_exists(bucket):
                 return client
@@ -103,7 +107,7 @@ class S3Client:
 
     def head(self, key: str) -> ObjectStatus | None:
         with contextlib.suppress(FileNotFoundError), self.typed(f"look at {key}"):
-            status = self._minio.stat_object(self._bucket, self._prefix + key)
+            status = self._minio.stat_object(*self._named(key))
             return ObjectStatus(status.size or 0, status.etag or "")
         return None
 
@@ -116,42 +120,36 @@ class S3Client:
                     return Document(data, _age_seconds(response.headers))
         return None
 
-    def blocks(
-        self, key: str, offset: int, length: int, size_bytes: int, block_bytes: int = READ_BYTES
-    ) -> Iterator[bytes]:
-        """A range of an object of ``size_bytes`` in blocks, continued after faults.
+    def get_range(self, key: str, offset: int, length: int, size_bytes: int) -> bytes:
+        """A range of an object that should have ``size_bytes``.
 
         Raises:
             FileNotFoundError: no such object.
             SizeDiffers: the object has another size.
         """
-        end = offset + length
         with self.typed(f"read {key}"):
+            if not length:
+                _check_size(size_bytes, self._minio.stat_object(*self._named(key)).size)
+                return b""
             for attempt in self._attempts():
-                with attempt, self._opened(key, offset, end - offset) as response:
-                    total = int(response.headers["Content-Range"].rpartition("/")[2])
-                    if total != size_bytes:
-                        raise SizeDiffers(total)
-                    while block := response.read(block_bytes):
-                        offset += len(block)
-                        yield block
-                    return
+                with attempt, self._opened(key, offset, length) as response:
+                    _check_size(size_bytes, int(response.headers["Content-Range"].split("/")[1]))
+                    data: bytes = response.read()
+                    return data
+        raise AssertionError("the last attempt returns or raises")
 
     def put(self, key: str, data: bytes) -> float:
         """Write a small object; returns the server's time, in seconds since the epoch."""
         with self.typed(f"write {key}"):
-            result = self._minio.put_object(
-                self._bucket, self._prefix + key, io.BytesIO(data), len(data)
-            )
+            result = self._minio.put_object(*self._named(key), io.BytesIO(data), len(data))
             return _server_time(result.http_headers)
 
     def upload(self, key: str, source: Path, size_bytes: int) -> str:
         """Write a local file, in parts if it is large; returns the object's ETag."""
         part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
-        with self.typed(f"upload {key}"), source.open("rb") as stream:
+        with source.open("rb") as stream, self.typed(f"upload {key}"):
             result = self._minio.put_object(
-                self._bucket,
-                self._prefix + key,
+                *self._named(key),
                 stream,
                 size_bytes,
                 part_size=part_bytes,
@@ -208,6 +206,16 @@ class S3Client:
         except (minio.error.MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unavailable(action, str(error)) from error
 
+    @property
+    def _minio(self) -> minio.Minio:
+        """The client of this process: a forked child must not share its parent's connections."""
+        if self._connected is None or self._connected[0] != os.getpid():
+            self._connected = (os.getpid(), self._connect())
+        return self._connected[1]
+
+    def _named(self, key: str) -> tuple[str, str]:
+        return self._bucket, self._prefix + key
+
     def _from_code(self, action: str, error: Any) -> Exception:
         status = getattr(error.response, "status", 0)
         said = f"{error.code}: {error.message}"
@@ -237,7 +245,7 @@ class S3Client:
 
     @contextlib.contextmanager
     def _opened(self, key: str, offset: int = 0, length: int = 0) -> Iterator[Any]:
-        response = self._minio.get_object(self._bucket, self._prefix + key, offset, length)
+        response = self._minio.get_object(*self._named(key), offset, length)
         try:
             yield response
         finally:
@@ -252,6 +260,11 @@ class S3Client:
                 time.sleep(random.uniform(0, min(ceiling, self._patience.max_backoff_seconds)))
             yield _broken_body_is_retried()
         yield contextlib.nullcontext()
+
+
+def _check_size(wanted_bytes: int, found_bytes: int | None) -> None:
+    if found_bytes != wanted_bytes:
+        raise SizeDiffers(found_bytes)
 
 
 @contextlib.contextmanager

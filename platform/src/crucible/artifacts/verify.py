@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from crucible.artifacts.backend import Blob, HashedFile
-from crucible.artifacts.chunks import ChunkHasher
+from crucible.artifacts.chunks import chunk_digests
 from crucible.artifacts.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -87,29 +86,23 @@ def open_verified(path: Path, blob: Blob, stamps: Stamps) -> BinaryIO:
 def hash_file(source: Path, *, sync: bool = False, chunk_bytes: int | None = None) -> HashedFile:
     """Digest ``source``; with ``sync`` its bytes reach the disk meanwhile.
 
-    The flush runs in a thread of its own: hashing costs processor time, flushing disk time.
+    Large files are flushed and their chunks hashed in threads beside the hashing of the whole: one
+    costs disk time, the others processor time outside the interpreter's lock.
     """
-    with source.open("rb", buffering=0) as stream:
+    with source.open("rb", buffering=0) as stream, ThreadPoolExecutor(2, "hash") as pool:
         status = os.fstat(stream.fileno())
-        if sync and status.st_size > BUFFER_BYTES:
-            with ThreadPoolExecutor(1, "flush") as pool:
-                flushed = pool.submit(os.fsync, stream.fileno())
-                sha256, chunks = _digests(stream, chunk_bytes)
-                flushed.result()
-        else:
-            sha256, chunks = _digests(stream, chunk_bytes)
-            if sync:
-                os.fsync(stream.fileno())
-    return HashedFile(source, sha256, status.st_size, status.st_mtime_ns, chunks)
-
-
-def _digests(stream: io.FileIO, chunk_bytes: int | None) -> tuple[str, tuple[str, ...]]:
-    if chunk_bytes is None:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), ()
-    hasher = ChunkHasher(chunk_bytes)
-    while block := stream.read(BUFFER_BYTES):
-        hasher.update(block)
-    return hasher.whole.hexdigest(), hasher.chunk_sha256s()
+        is_large = status.st_size > BUFFER_BYTES
+        flushed = pool.submit(os.fsync, stream.fileno()) if sync and is_large else None
+        chunks = None
+        if chunk_bytes is not None and status.st_size > chunk_bytes:
+            chunks = pool.submit(chunk_digests, source, chunk_bytes)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if flushed is not None:
+            flushed.result()
+        elif sync:
+            os.fsync(stream.fileno())
+        chunk_sha256s = chunks.result() if chunks is not None else ()
+    return HashedFile(source, sha256, status.st_size, status.st_mtime_ns, chunk_sha256s)
 
 
 def _stamp(status: os.stat_result) -> bytes:
