@@ -53,11 +53,12 @@ def describe(cls: type[Component]) -> ComponentInfo:
 def _documented(holder: type) -> tuple[Slot, ...]:
     texts: dict[str, str] = {}
     for base in reversed(holder.__mro__[:-1]):
-        texts |= _attribute_docstrings(base)
+        texts |= attribute_docstrings(base)
     return tuple(replace(slot, description=texts.get(slot.name, "")) for slot in slots_of(holder))
 
 
-def _attribute_docstrings(cls: type) -> dict[str, str]:
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """The string under each annotated attribute of ``cls``, parents left out."""
     try:
         source = inspect.getsource(cls)
     except (OSError, TypeError):  # made at run time: there is no source to read

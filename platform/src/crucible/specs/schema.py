@@ -6,13 +6,14 @@ A reference may stand for any value that is not a mapping of the file's own form
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from crucible.sdk.catalogue import component_names, load_component
 from crucible.sdk.component import Slot
-from crucible.sdk.description import ComponentInfo, describe
-from crucible.specs.model import PipelineDocument
+from crucible.sdk.description import ComponentInfo, attribute_docstrings, describe
+from crucible.specs.model import PipelineDocument, Spec
 
 JsonSchema = dict[str, Any]
 
@@ -42,6 +43,8 @@ def pipeline_json_schema(components: Iterable[str] | None = None) -> JsonSchema:
     described = tuple(component_names() if components is None else components)
     schema: JsonSchema = {"$schema": _DIALECT, **PipelineDocument.model_json_schema(by_alias=True)}
     definitions: JsonSchema = schema["$defs"]
+    for cls in _models(PipelineDocument):
+        _describe(schema if cls is PipelineDocument else definitions[cls.__name__], cls)
     for name in definitions.keys() - _UNTEMPLATED:
         _allow_references(definitions[name], for_mappings=False)
     definitions["Reference"] = _REFERENCE_DEFINITION
@@ -58,6 +61,34 @@ def pipeline_json_schema(components: Iterable[str] | None = None) -> JsonSchema:
         ]
         definitions[name]["allOf"] = conditions
     return schema
+
+
+def _models(cls: type[Spec]) -> Iterator[type[Spec]]:
+    """``cls`` and the spec models in its fields, at any depth."""
+    yield cls
+    for info in cls.model_fields.values():
+        for found in _models_in(info.annotation):
+            yield from _models(found)
+
+
+def _models_in(annotation: Any) -> Iterator[type[Spec]]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _describe(definition: JsonSchema, cls: type[Spec]) -> None:
+    """Put the strings under the fields of ``cls`` and its bases into its schema; close mappings."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[: cls.__mro__.index(Spec)]):
+        texts |= attribute_docstrings(base)
+    for name, info in cls.model_fields.items():
+        field = definition["properties"][info.alias or name]
+        if "patternProperties" in field:
+            field["additionalProperties"] = False
+        if name in texts:
+            field["description"] = texts[name]
 
 
 def _condition(uses: str, info: ComponentInfo) -> JsonSchema:
