@@ -55,9 +55,9 @@ def steps_with_room(
     return chosen
 
 
-def next_retry_at(history: History) -> float | None:
-    """When the next backoff ends, in seconds since the epoch."""
-    return min(history.retry_at.values(), default=None)
+def next_retry_at(history: History, now: float) -> float | None:
+    """When the next backoff ends, in seconds since the epoch; what is due waits for room."""
+    return min((moment for moment in history.retry_at.values() if moment > now), default=None)
 
 
 def condition_text(condition: Condition, left: float) -> str:

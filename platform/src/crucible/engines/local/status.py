@@ -49,7 +49,13 @@ class RunView:
             mlflow_run_id=self._mlflow_run_id(),
         )
         if not alive and not shown.status.is_final:
-            _interrupt(shown)
+            shown.status = RunStatus.INTERRUPTED
+            shown.message = (
+                "the engine was lost: it was killed, or the machine went down. "
+                f"platformctl resume {shown.run_id} continues the run"
+            )
+        if shown.status is RunStatus.INTERRUPTED:
+            _fail_unfinished(shown)
         return shown
 
     def _look_at(self, step: StepState) -> StepState:
@@ -90,16 +96,11 @@ class _LiveStep:
             self.metrics.update(event["values"])
 
 
-def _interrupt(state: RunState) -> None:
-    """Say of a run that has neither an end nor an engine what that means."""
-    state.status = RunStatus.INTERRUPTED
-    state.message = (
-        "the engine was lost: killed, or the machine went down. "
-        f"platformctl resume {state.run_id} continues the run"
-    )
+def _fail_unfinished(state: RunState) -> None:
+    """Say of steps that an engine left behind what that means."""
     failure = Failure(
         cause=FailureCause.ENGINE_LOST,
-        message="the engine was lost while this step ran",
+        message="the engine ended before this step did",
         fix=f"platformctl resume {state.run_id}: it goes on from the step's last checkpoint.",
         exit_code=EXIT_FAILED,
     )

@@ -28,12 +28,11 @@ from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
 from crucible.engines.local.machine import Machine
 from crucible.engines.local.pool import ProcessPool, ServerLost
-from crucible.engines.local.protocol import Job
+from crucible.engines.local.relaying import Relaying
 from crucible.engines.local.run import Run
 from crucible.engines.local.run_dir import RunDir, write_owner
 from crucible.engines.local.step_server import fork_step_server
 from crucible.engines.local.steps import Steps
-from crucible.engines.local.verdict import StopReason
 from crucible.engines.state import RunStatus
 from crucible.sdk import runner
 from crucible.settings import Settings
@@ -42,12 +41,6 @@ logger = logging.getLogger(__name__)
 
 PRELOADED = runner
 """Imported here so that the step server, a fork of this process, has it for every step."""
-
-TRACKING_VARIABLE = "CRUCIBLE_TRACKING"
-_RELAY_JOB = "relay"
-_RELAY_MODULE = "crucible.tracking.relay"
-_RELAY_SECONDS = 120.0
-"""How long the relay may go on after the run's end. MLflow has a copy, the folder the truth."""
 
 
 class Supervisor:
@@ -58,6 +51,7 @@ class Supervisor:
         self._steps = Steps(run)
         self._imports = Importing(run)
         self._closing = Closing(run, self._steps)
+        self._relaying = Relaying(run)
         self._stopped: RunStatus | None = None
         self._hurry = False
         self._num_signals = 0
@@ -73,7 +67,6 @@ class Supervisor:
             signal.signal(number, self._count_signal)
         self._run.pool.wake_on_signals()
         self._run.record("run.started", pid=os.getpid())
-        self._start_relay()
         if self._run.plan.release_skipped:
             self._run.warn(f"nothing is released: it {self._run.plan.release_skipped}")
         try:
@@ -85,11 +78,12 @@ class Supervisor:
             message = f"{error}; resume the run"
             self._run.record("run.ended", status=RunStatus.INTERRUPTED, message=message)
             return
-        self._let_relay_finish()
+        self._relaying.finish(hurry=self._must_end_at_once)
 
     def _advance(self) -> bool:
         """Do all that can be done now; True when the run is at its end."""
         self._heed_signals()
+        self._relaying.advance()
         if self._stopped is None:
             self._imports.advance()
             self._steps.advance()
@@ -100,18 +94,14 @@ class Supervisor:
         return self._closing.advance(self._stopped, hurry=self._hurry)
 
     def _wait(self) -> None:
-        retry_at = schedule.next_retry_at(self._run.history)
-        moments = [self._closing.wake_at()]
+        retry_at = schedule.next_retry_at(self._run.history, time.time())
+        moments = [self._closing.wake_at(), self._relaying.wake_at()]
         if retry_at is not None and self._stopped is None:
-            moments.append(time.monotonic() + max(0.0, retry_at - time.time()))
+            moments.append(time.monotonic() + retry_at - time.time())
         until = min((moment for moment in moments if moment is not None), default=None)
         for ended in self._run.pool.wait(until):
-            known = self._steps.take(ended) or self._imports.take(ended)
-            if not known and not self._closing.take(ended) and ended.exited.exit_code:
-                self._run.warn(
-                    "MLflow does not have all of this run: the relay failed, see "
-                    f"{self._run.run_dir.job_log(_RELAY_JOB)}"
-                )
+            takers = (self._steps, self._imports, self._closing, self._relaying)
+            any(taker.take(ended) for taker in takers)
 
     def _end(self) -> None:
         status, message = self._closing.outcome()
@@ -121,6 +111,10 @@ class Supervisor:
         elif self._stopped is not None:
             status, message = self._stopped, "the engine was told to end; resume continues the run"
         self._run.record("run.ended", status=status, message=message)
+
+    def _must_end_at_once(self) -> bool:
+        signalled = self._num_signals > self._num_signals_seen
+        return signalled or self._stopped is RunStatus.INTERRUPTED
 
     def _count_signal(self, *_: object) -> None:
         self._num_signals += 1
@@ -137,29 +131,6 @@ class Supervisor:
         self._steps.stop_all()
         self._imports.stop_all()
         self._closing.stop()
-
-    def _start_relay(self) -> None:
-        if os.environ.get(TRACKING_VARIABLE) == "off":
-            return
-        run_dir = self._run.run_dir
-        self._run.pool.start(
-            Job(
-                id=_RELAY_JOB,
-                module=_RELAY_MODULE,
-                argv=("--run-dir", str(run_dir.path)),
-                environ=dict(os.environ),
-                log_path=str(run_dir.job_log(_RELAY_JOB)),
-            )
-        )
-
-    def _let_relay_finish(self) -> None:
-        """Wait for the relay, which ends by itself behind the last event; a signal ends it."""
-        pool = self._run.pool
-        until = time.monotonic() + _RELAY_SECONDS
-        while _RELAY_JOB in pool:
-            if self._num_signals > self._num_signals_seen or time.monotonic() > until:
-                pool.stop(_RELAY_JOB, StopReason.CANCELLED)
-            pool.wait(until)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
