@@ -29,7 +29,7 @@ def test_first_release_is_promoted_and_linked(workshop: Workshop) -> None:
     assert json.loads((run_dir / "release.json").read_text()) == asdict(record)
     assert (record.outcome, record.alias_moved) == ("promoted", True)
     assert (record.champion_before, record.champion) == (None, 1)
-    assert record.summary == "vlm version 1 is champion now: accuracy 0.6, There is no champion yet"
+    assert record.summary == "vlm version 1 is champion now: accuracy 0.6, no paired comparison"
 
     seen = connect(workshop.settings).get_model_version_by_alias("vlm", "champion")
     link = json.loads((run_dir / "mlflow.json").read_text())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tests.unit.tracking.conftest import Reader, RunWriter
 
 
+T0 = 1_700_000_000.0
+
+
 def test_whole_run_is_a_run_with_nested_runs(run: RunWriter, mlflow: Reader) -> None:
     run.whole_run()
     run_id = sync_run(run.run_dir, run.settings)
@@ -27,6 +30,7 @@ def test_whole_run_is_a_run_with_nested_runs(run: RunWriter, mlflow: Reader) -> 
     assert parent.info.run_id == run_id
     assert parent.info.run_name == "r1"
     assert parent.info.status == "FINISHED"
+    assert parent.info.start_time == round((T0 + 1) * 1000)
     assert parent.info.end_time == round(run.now * 1000)
     assert parent.data.params == {"samples": "20", "seed": "7"}
     assert parent.data.tags["crucible.plan_digest"] == run.plan.digest
@@ -109,7 +113,7 @@ def test_failed_step_shows_its_cause_and_a_resumed_run_goes_on(
     train = mlflow.step("train")
     assert train.info.status == "FINISHED"
     assert train.data.tags["crucible.attempt"] == "2"
-    assert train.data.tags["crucible.failure.cause"] == ""
+    assert not [tag for tag in train.data.tags if tag.startswith("crucible.failure")]
     assert [(s, v) for s, v, _ in mlflow.history(train, "loss")] == [(0, 1.0), (1, 0.5)]
     assert train.data.params["batch_size"] == "64"
     assert train.data.params["batch_size.attempt-2"] == "32"

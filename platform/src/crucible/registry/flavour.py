@@ -66,12 +66,12 @@ def signature_for(variant: str) -> ModelSignature:
     )
 
 
-def weights_sha256(model: ArtifactRef) -> str:
-    """Digest of the weights alone: the file's own, or over ``sha256  path`` lines of many."""
+def weights_sha256(model: ArtifactRef) -> str | None:
+    """Digest of the safetensors: the file's own, or over ``sha256  path`` lines of many."""
     import hashlib
 
     files = [entry for entry in model.manifest.files if entry.path.endswith(".safetensors")]
-    if len(files) == 1:
-        return files[0].sha256
+    if len(files) <= 1:
+        return files[0].sha256 if files else None
     lines = "".join(f"{entry.sha256}  {entry.path}\n" for entry in files)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -196,7 +196,7 @@ def _not_comparable(candidate: Answers, champion: Answers) -> str | None:
 
 def _why_worse(policy: GatePolicy, comparison: PairedComparison) -> list[str]:
     low, high = comparison.difference_low, comparison.difference_high
-    floor = -policy.max_regression
+    floor = 0.0 - policy.max_regression  # not -x: that would print as -0.0000
     interval = (
         f"{comparison.difference_mean:+.4f}, {policy.confidence:.0%} interval "
         f"[{low:+.4f}, {high:+.4f}] over {comparison.num_pairs} questions"

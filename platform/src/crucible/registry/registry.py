@@ -74,20 +74,20 @@ class Registry:
                 f"{name}: no alias {wanted!r}. {did_you_mean(wanted, aliases)} "
                 f"Versions: platformctl models list {name}."
             )
-        return self._versions.get(name, aliases[wanted])
+        return self._versions.get(name, aliases[wanted], aliases)
 
     def holder(self, name: str, alias: str = CHAMPION) -> Version | None:
         """The version that holds ``alias``; None if the model or the alias does not exist yet."""
-        if not self._versions.exists(name):
-            return None
-        number = self._versions.aliases(name).get(alias)
-        return None if number is None else self._versions.get(name, number)
+        aliases = self._versions.aliases_if_any(name) or {}
+        return self._versions.get(name, aliases[alias], aliases) if alias in aliases else None
 
     def find(self, name: str, digest: str) -> Version | None:
         """The version of ``name`` that holds the artifact ``digest``."""
-        if not self._versions.exists(name):
+        aliases = self._versions.aliases_if_any(name)
+        if aliases is None:
             return None
-        return next((each for each in self.versions(name) if each.digest == digest), None)
+        found = self._versions.of(name, aliases)
+        return next((each for each in found if each.digest == digest), None)
 
     def resolve(self, uri: str) -> str:
         """Manifest digest behind ``models:/NAME@alias`` or ``models:/NAME/3``.

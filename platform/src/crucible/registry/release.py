@@ -218,7 +218,7 @@ def _candidate(
     if manifest.type != Model.type_name:
         raise UserError(f"release.model: {manifest.label} is not a Model.")
     settings = registry.settings
-    tracked = ensure_pipeline_run(connect(settings), settings, run_dir, plan, view.run_id)
+    tracked = ensure_pipeline_run(connect(settings), settings, run_dir, plan, view)
     return Candidate(
         name=release.register_as,
         model=ArtifactRef.of(manifest, registry.store.uri),

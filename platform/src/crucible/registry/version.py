@@ -78,7 +78,7 @@ class Version:
             low, high = found.difference_low, found.difference_high
             parts.append(f"{found.difference_mean:+.3f} [{low:+.3f}, {high:+.3f}]")
         elif self.decision.passed:
-            parts.extend(note.partition(":")[0] for note in self.decision.notes)
+            parts.append("no paired comparison")
         elif not parts:
             parts.append(self.decision.reasons[0].partition(":")[0])
         return ", ".join(parts)
@@ -150,8 +150,9 @@ class Version:
 
 def decision_text(decision: Decision) -> str:
     """The decision in Markdown: verdict, reasons, a table of every number it rests on."""
-    lines = [f"**Gate: {decision.status}**", ""]
-    lines += [f"- {reason}" for reason in (*decision.reasons, *decision.notes)]
+    lines = [f"**Gate: {decision.status}**"]
+    if decision.reasons or decision.notes:
+        lines += ["", *(f"- {said}" for said in (*decision.reasons, *decision.notes))]
     if decision.thresholds:
         lines += ["", "| metric | value | bound | holds |", "|---|---|---|---|"]
         for result in decision.thresholds:

@@ -74,13 +74,13 @@ class Versions:
                 if not token:
                     return sorted(found)
 
-    def of(self, name: str) -> list[Version]:
-        """All versions of a model, newest first.
+    def of(self, name: str, aliases: Mapping[str, int] | None = None) -> list[Version]:
+        """All versions of a model, newest first; give ``aliases`` if they are at hand.
 
         Raises:
             UserError: no such model.
         """
-        aliases = self.aliases(name)
+        aliases = self.aliases(name) if aliases is None else aliases
         found: list[Version] = []
         token: str | None = None
         with mlflow_errors(f"list versions of {name}", RegistryError):
@@ -91,15 +91,15 @@ class Versions:
                 if not token:
                     return sorted(found, key=lambda each: each.version, reverse=True)
 
-    def get(self, name: str, number: int) -> Version:
-        """One version.
+    def get(self, name: str, number: int, aliases: Mapping[str, int] | None = None) -> Version:
+        """One version; give ``aliases`` if they are at hand.
 
         Raises:
             UserError: no such model or version.
         """
         from mlflow.exceptions import MlflowException
 
-        aliases = self.aliases(name)
+        aliases = self.aliases(name) if aliases is None else aliases
         with mlflow_errors(f"read version {number} of {name}", RegistryError):
             try:
                 return Version.from_mlflow(
@@ -112,19 +112,31 @@ class Versions:
                     f"{name}: no version {number}. See platformctl models list {name}."
                 ) from cause
 
-    def exists(self, name: str) -> bool:
-        return self._aliases_or_none(name) is not None
-
     def aliases(self, name: str) -> dict[str, int]:
         """Version number by alias.
 
         Raises:
             UserError: no such model.
         """
-        aliases = self._aliases_or_none(name)
+        aliases = self.aliases_if_any(name)
         if aliases is None:
             raise UserError(f"no registered model {name!r}. {did_you_mean(name, self.names())}")
         return aliases
+
+    def aliases_if_any(self, name: str) -> dict[str, int] | None:
+        """As `aliases`; None if there is no such model."""
+        from mlflow.exceptions import MlflowException
+
+        if not _MODEL_NAME.match(name):
+            raise UserError(f"registered model {name!r}: use letters, digits, '.', '_' and '-'.")
+        with mlflow_errors(f"read registered model {name}", RegistryError):
+            try:
+                aliases = self.client.get_registered_model(name).aliases
+            except MlflowException as cause:
+                if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
+        return {alias: int(number) for alias, number in aliases.items()}
 
     def create(self, candidate: Candidate, decision: Decision, champion: int | None) -> Version:
         """A new version; the registered model too if this is its first."""
@@ -132,7 +144,7 @@ class Versions:
 
         name, run_id = candidate.name, candidate.mlflow_run_id
         with mlflow_errors(f"register {name}", RegistryError):
-            if not self.exists(name):
+            if self.aliases_if_any(name) is None:
                 self.client.create_registered_model(name)
             # The folder lies in the run's artifacts: MLflow servers accept no other local source.
             with tempfile.TemporaryDirectory() as folder:
@@ -173,20 +185,6 @@ class Versions:
         with mlflow_errors(f"move {name}@{alias}", RegistryError):
             self.client.set_registered_model_alias(name, alias, str(number))
 
-    def _aliases_or_none(self, name: str) -> dict[str, int] | None:
-        from mlflow.exceptions import MlflowException
-
-        if not _MODEL_NAME.match(name):
-            raise UserError(f"registered model {name!r}: use letters, digits, '.', '_' and '-'.")
-        with mlflow_errors(f"read registered model {name}", RegistryError):
-            try:
-                aliases = self.client.get_registered_model(name).aliases
-            except MlflowException as cause:
-                if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
-        return {alias: int(number) for alias, number in aliases.items()}
-
 
 def _lineage_tags(candidate: Candidate) -> dict[str, str]:
     from crucible.registry.flavour import weights_sha256
@@ -196,7 +194,6 @@ def _lineage_tags(candidate: Candidate) -> dict[str, str]:
         v.TAG_DIGEST: model.digest,
         v.TAG_STORE: model.store,
         v.TAG_VARIANT: model.manifest.variant,
-        v.TAG_WEIGHTS: weights_sha256(model),
         v.TAG_EVALUATION: candidate.evaluation_step,
         v.TAG_METRICS: candidate.metrics_digest,
         v.TAG_DATA: json.dumps(dict(sorted(candidate.data_digests.items()))),
@@ -206,6 +203,9 @@ def _lineage_tags(candidate: Candidate) -> dict[str, str]:
         v.TAG_PLAN: candidate.plan_digest,
         v.TAG_MLFLOW_RUN: candidate.mlflow_run_id,
     }
+    weights = weights_sha256(model)
+    if weights:
+        tags[v.TAG_WEIGHTS] = weights
     if candidate.predictions_digest:
         tags[v.TAG_PREDICTIONS] = candidate.predictions_digest
     if candidate.git_commit:

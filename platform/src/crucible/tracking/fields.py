@@ -43,6 +43,11 @@ def tag_value(value: Any) -> str:
     return _within(value if isinstance(value, str) else _json(value), MAX_TAG_CHARS)
 
 
+def epoch_ms(time_seconds: float | None) -> int | None:
+    """MLflow's unit of time."""
+    return None if time_seconds is None else round(time_seconds * 1000)
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Params of a nested config: ``{"method": {"top_k": 3}}`` gives ``{"method.top_k": "3"}``."""
     params: dict[str, str] = {}

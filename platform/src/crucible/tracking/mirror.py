@@ -22,7 +22,7 @@ from crucible.plan.model import Import, Plan, PlanStep, StepOutput
 from crucible.sdk.events import read_events
 from crucible.settings import Settings
 from crucible.tracking.client import connect, mlflow_errors, without_password
-from crucible.tracking.fields import flatten, mlflow_key, tag_value
+from crucible.tracking.fields import epoch_ms, flatten, mlflow_key, tag_value
 from crucible.tracking.pipeline_run import (
     TAG_PLAN,
     TAG_RUN,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FAILURE_TAGS: Final = "crucible.failure."
 OFFSETS_FILE: Final = "relay.json"
 _MAX_LISTED_INPUTS: Final = 20
 
@@ -71,12 +72,12 @@ class Mirror:
     @cached_property
     def _pipeline(self) -> PipelineRun:
         return ensure_pipeline_run(
-            self._client, self._settings, self.run_dir, self._plan, self.view.run_id
+            self._client, self._settings, self.run_dir, self._plan, self.view
         )
 
     @cached_property
     def _parent(self) -> StepRun:
-        return StepRun(self._client, self._pipeline.run_id, {})
+        return StepRun(self._client, self._pipeline.run_id, tags=self._pipeline.tags)
 
     @property
     def mlflow_run_id(self) -> str:
@@ -120,9 +121,10 @@ class Mirror:
         for step in missing:
             known = pipeline.step_runs.get(step.step_id)
             if known is not None:
-                run = StepRun(self._client, known.info.run_id, known.data.params)
+                known_data = known.data
+                run = StepRun(self._client, known.info.run_id, known_data.params, known_data.tags)
             else:
-                run = StepRun(self._client, self._create_step_run(step), {})
+                run = StepRun(self._client, self._create_step_run(step))
             run.take_params(flatten(self._steps[step.step_id].config))
             self._step_runs[step.step_id] = run
         if missing:
@@ -139,11 +141,10 @@ class Mirror:
             "crucible.component": planned.component,
             "crucible.fingerprint": planned.fingerprint,
         }
-        began = step.started_at or step.ended_at
         with mlflow_errors(f"create the MLflow run of step {step.step_id}"):
             made = self._client.create_run(
                 self._pipeline.experiment_id,
-                start_time=None if began is None else round(began * 1000),
+                start_time=epoch_ms(step.started_at or step.ended_at),
                 run_name=step.step_id,
                 tags={key: tag_value(value) for key, value in tags.items()},
             )
@@ -157,6 +158,8 @@ class Mirror:
             run.take(events, attempt)
             run.send()
             self._sent_offsets[name] = self._read_offsets[name]
+        if step.failure is None:
+            run.drop_tags(FAILURE_TAGS)  # those of an earlier attempt
         run.take_tags(_step_tags(self._steps[step.step_id], step, self.view))
         if step.is_final:
             values = self._numbers_of(step)
@@ -237,11 +240,8 @@ def _step_tags(planned: PlanStep, step: StepView, view: RunView) -> dict[str, st
         tags[f"crucible.input.{slot.slot}"] = _listed(identities)
     for name, digest in step.outputs.items():
         tags[f"crucible.output.{name}"] = digest
-    if step.failure:
-        tags["crucible.failure.cause"] = str(step.failure["cause"])
-        tags["crucible.failure.message"] = str(step.failure["message"])
-    elif step.is_final:
-        tags |= {"crucible.failure.cause": "", "crucible.failure.message": ""}
+    for name in ("cause", "message") if step.failure else ():
+        tags[f"{FAILURE_TAGS}{name}"] = str((step.failure or {})[name])
     return {mlflow_key(key): value for key, value in tags.items()}
 
 

@@ -18,8 +18,9 @@ from crucible.tracking.client import (
     mlflow_errors,
     without_password,
 )
-from crucible.tracking.fields import flatten, tag_value
+from crucible.tracking.fields import epoch_ms, flatten, tag_value
 from crucible.tracking.provenance import source_state, user_name
+from crucible.tracking.run_view import RunView
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -47,7 +48,7 @@ class PipelineRun:
 
 
 def ensure_pipeline_run(
-    client: MlflowClient, settings: Settings, run_dir: Path, plan: Plan, run_id: str
+    client: MlflowClient, settings: Settings, run_dir: Path, plan: Plan, view: RunView
 ) -> PipelineRun:
     """The MLflow run of the pipeline run in ``run_dir``, created if there is none yet.
 
@@ -56,9 +57,9 @@ def ensure_pipeline_run(
     """
     with exclusive_lock(run_dir / "mlflow.lock"):
         experiment_id = ensure_experiment(client, settings, plan.name)
-        found = _find(client, experiment_id, plan, run_id)
+        found = _find(client, experiment_id, plan, view.run_id)
         if found is None:
-            found = _create(client, experiment_id, plan, run_id)
+            found = _create(client, experiment_id, plan, view)
         steps = {step_id: run.info.run_id for step_id, run in found.step_runs.items()}
         write_link(run_dir, settings, found.run_id, steps)
         return found
@@ -115,9 +116,9 @@ def _find(client: MlflowClient, experiment_id: str, plan: Plan, run_id: str) -> 
     return None
 
 
-def _create(client: MlflowClient, experiment_id: str, plan: Plan, run_id: str) -> PipelineRun:
+def _create(client: MlflowClient, experiment_id: str, plan: Plan, view: RunView) -> PipelineRun:
     tags = {
-        TAG_RUN: run_id,
+        TAG_RUN: view.run_id,
         TAG_PLAN: plan.digest,
         "crucible.pipeline": plan.name,
         "crucible.spec_path": plan.spec_path,
@@ -131,10 +132,11 @@ def _create(client: MlflowClient, experiment_id: str, plan: Plan, run_id: str) -
     source = source_state(folder if folder.is_dir() else Path.cwd())
     if source is not None:
         tags |= {TAG_COMMIT: source.commit, TAG_GIT_DIRTY: str(source.dirty).lower()}
-    with mlflow_errors(f"create the MLflow run of {run_id}"):
+    with mlflow_errors(f"create the MLflow run of {view.run_id}"):
         run = client.create_run(
             experiment_id,
-            run_name=run_id,
+            start_time=epoch_ms(view.submitted_at),
+            run_name=view.run_id,
             tags={key: tag_value(value) for key, value in tags.items() if value},
         )
         log_params(client, run.info.run_id, flatten(plan.params))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible.tracking.client import mlflow_errors
-from crucible.tracking.fields import mlflow_key, param_value
+from crucible.tracking.fields import epoch_ms, mlflow_key, param_value
 from crucible.tracking.pipeline_run import log_params, set_tags
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_METRICS_PER_BATCH: Final = 1000
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 PROGRESS_METRIC: Final = "progress/fraction"
 
 
@@ -27,15 +29,21 @@ class StepRun:
     is its key, step, value and time, and the time is the event's.
     """
 
-    def __init__(self, client: MlflowClient, mlflow_run_id: str, params: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        mlflow_run_id: str,
+        params: Mapping[str, str] = _NOTHING,
+        tags: Mapping[str, str] = _NOTHING,
+    ) -> None:
         self.mlflow_run_id = mlflow_run_id
         self._client = client
+        # What MLflow has. A param can be set once.
         self._params = dict(params)
-        """What MLflow has: a param can be set once."""
+        self._sent_tags = dict(tags)
         self._new_params: dict[str, str] = {}
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
-        self._sent_tags: dict[str, str] = {}
         self._sent_status: tuple[str, float | None] | None = None
 
     def take(self, events: Iterable[Mapping[str, Any]], attempt: int) -> None:
@@ -63,6 +71,18 @@ class StepRun:
 
     def take_tags(self, tags: Mapping[str, str]) -> None:
         self._tags |= tags
+
+    def drop_tags(self, prefix: str) -> None:
+        """Remove the tags whose names start with ``prefix``.
+
+        Raises:
+            TrackingUnavailable: MLflow did not answer.
+        """
+        for key in [key for key in self._sent_tags if key.startswith(prefix)]:
+            with mlflow_errors(f"remove a tag of MLflow run {self.mlflow_run_id}"):
+                self._client.delete_tag(self.mlflow_run_id, key)
+            del self._sent_tags[key]
+        self._tags = {k: v for k, v in self._tags.items() if not k.startswith(prefix)}
 
     def take_params(self, params: Mapping[str, str]) -> None:
         for key, value in params.items():
@@ -97,8 +117,7 @@ class StepRun:
             if status == "RUNNING":
                 self._client.update_run(self.mlflow_run_id, status=status)
             else:
-                end_ms = None if ended_at is None else round(ended_at * 1000)
-                self._client.set_terminated(self.mlflow_run_id, status, end_ms)
+                self._client.set_terminated(self.mlflow_run_id, status, epoch_ms(ended_at))
         self._sent_status = (status, ended_at)
 
     def _take_metrics(self, values: Mapping[str, Any], step: int, time_seconds: float) -> None:
