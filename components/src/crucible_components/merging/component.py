@@ -25,19 +25,24 @@ class MergeModels(Component):
     resources = Resources(cpus=1.0, memory_gib=2.0)
 
     class Inputs(ComponentInputs):
-        """Two or more sources and their ancestor."""
+        """Sources and their ancestor."""
 
         models: list[Model]
+        """Two or more checkpoints that were fine-tuned from ``base``."""
         base: Model
+        """Their common ancestor; config, tokenizer and all other files are taken from it."""
 
     Config = MergeConfig
 
     class Outputs(ComponentOutputs):
-        """The merged folder, whole-model figures, and the figures by module."""
+        """The merged model and how it came about."""
 
         model: Annotated[Model, SameVariantAs("models")]
+        """A folder like the base's with merged weights."""
         metrics: Metrics
+        """Shares, cosine and sign conflicts over the whole model."""
         report: Report
+        """The same by module."""
 
     def run(self, inputs: Inputs, config: MergeConfig, outputs: Outputs, context: Context) -> None:
         from contextlib import ExitStack

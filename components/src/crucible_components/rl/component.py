@@ -19,19 +19,24 @@ class TrainGrpo(Component):
     resources = Resources(cpus=2.0, memory_gib=2.0)
 
     class Inputs(ComponentInputs):
-        """The policy to start from, and verifiable questions."""
+        """A model and what to ask it."""
 
         model: Model[VisionLanguage]
+        """The policy to start from; also the reference that the KL is measured against."""
         prompts: Dataset[Questions]
+        """Questions, best with some that the model answers only now and then."""
 
     Config = GrpoConfig
 
     class Outputs(ComponentOutputs):
-        """The reinforced model, the run in a few numbers, and answers of its last step."""
+        """What the run leaves."""
 
         model: Model[VisionLanguage]
+        """The reinforced model, in the type that the input had."""
         metrics: Metrics
+        """``first/...`` and ``last/...`` means over ten steps, and totals."""
         samples: Dataset[Predictions]
+        """Twenty answers of the last step with pictures, rewards and advantages."""
 
     def run(self, inputs: Inputs, config: GrpoConfig, outputs: Outputs, context: Context) -> None:
         from crucible_components.rl.training import reinforce
