@@ -172,8 +172,8 @@ class _Planning:
             fingerprint_parts=parts,
             seed=seed,
             after=tuple(dict.fromkeys(inputs.producers())),
-            resources=replace(cls.resources, **_set(defaults.resources), **_set(task.resources)),
-            retry=replace(Retry(), **_set(defaults.retry), **_set(task.retry)),
+            resources=replace(cls.resources, **_set(defaults.resources, task.resources)),
+            retry=replace(Retry(), **_set(defaults.retry, task.retry)),
             timeout_minutes=task.timeout_minutes or defaults.timeout_minutes,
             cache_enabled=cache and cls.cacheable,
             optional_outputs=tuple(s.name for s in output_slots(cls).values() if s.optional),
@@ -243,9 +243,12 @@ def _output(text: str) -> StepOutput:
     return StepOutput(reference.step, reference.output)
 
 
-def _set(spec: Spec) -> dict[str, Any]:
-    """The fields that a user has set."""
-    return spec.model_dump(exclude_none=True)
+def _set(*specs: Spec) -> dict[str, Any]:
+    """The fields that a user has set; later specs win."""
+    fields: dict[str, Any] = {}
+    for spec in specs:
+        fields |= spec.model_dump(exclude_none=True)
+    return fields
 
 
 def _config(
