@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from crucible.artifacts import ArtifactRef, CacheEntry, Store, open_store
-from crucible.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound, UserError
+from crucible.errors import (
+    ArtifactCorrupt,
+    ArtifactError,
+    ArtifactNotFound,
+    StoreUnavailable,
+    UserError,
+)
 
 FINGERPRINT = "sha256:" + "12" * 32
 OTHER = "sha256:" + "34" * 32
@@ -97,6 +103,17 @@ def test_a_changed_manifest_is_refused(store: Store, place, put) -> None:
     with pytest.raises(ArtifactCorrupt, match=ref.digest) as caught:
         store.manifest(ref.digest)
     assert key in str(caught.value)
+
+
+def test_a_sound_store_passes_its_check(store: Store, place) -> None:
+    store.check()
+    assert place.keys("probes/") == []
+
+
+def test_a_place_that_cannot_be_written_fails_its_check(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreUnavailable, match=str(tmp_path / "file")):
+        open_store((tmp_path / "file" / "store").as_uri()).check()
 
 
 def test_locate_names_the_place_of_the_bytes(store: Store, put) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 
@@ -13,7 +14,7 @@ import pytest
 from crucible.artifacts import ArtifactRef, CacheEntry, Store, gc
 from crucible.artifacts import beacon as beacons
 from crucible.artifacts.file_backend import FileBackend
-from crucible.errors import ArtifactCorrupt, ArtifactNotFound
+from crucible.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable
 
 FINGERPRINT = "sha256:" + "12" * 32
 
@@ -127,6 +128,44 @@ def test_a_damaged_lease_or_manifest_stops_it(store: Store, place, put) -> None:
     with pytest.raises(ArtifactCorrupt, match=manifest):
         gc(store, grace_seconds=0)
     assert place.keys("blobs/") != []
+
+
+def test_manifests_that_cannot_be_listed_stop_it(tmp_path, put, monkeypatch) -> None:
+    store = Store(FileBackend(tmp_path))
+    ref = put(store, {"a": b"1"})
+    shard, scandir = tmp_path / "manifests/sha256" / ref.digest[7:9], os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == str(shard):
+            raise OSError(5, "Input/output error", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreUnavailable, match="Input/output error"):
+        gc(store, grace_seconds=0)
+    monkeypatch.undo()
+    assert is_whole(store, ref)
+
+
+FORKED = """
+    import os, sys, time
+    from crucible.artifacts import open_store
+    store = open_store(sys.argv[1])
+    with store.draft() as draft, store.backend.writing([]):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+    print(child, flush=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["file"], indirect=True)
+def test_a_child_forked_during_a_commit_does_not_hold_it_up(store: Store, start_python) -> None:
+    child = int(start_python(FORKED).stdout.readline())
+    began = time.monotonic()
+    gc(store, grace_seconds=0)
+    assert time.monotonic() - began < 30
+    os.kill(child, signal.SIGKILL)
 
 
 def test_an_empty_store_is_no_error(store: Store) -> None:

@@ -75,6 +75,26 @@ def test_everything_that_cannot_be_stored_is_named_at_once(tmp_path: Path) -> No
     ]
 
 
+def unlistable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, {"a": b"1", "hidden/b": b"2"})
+    unlistable(monkeypatch, tmp_path / "hidden")
+    with pytest.raises(UserError, match="hidden: cannot be listed"):
+        tree_digest(tmp_path)
+
+
 def test_nothing_to_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no file"):

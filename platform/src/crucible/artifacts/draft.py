@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from crucible.artifacts.backend import Backend, HashedFile
+from crucible.artifacts.files import storage_errors, walk_files
 from crucible.artifacts.manifest import (
     ArtifactRef,
     FileEntry,
@@ -38,7 +40,6 @@ class Draft:
         self._staging = backend.stage(scratch_dir)
         self._announced: set[str] = set()
         self._is_open = True
-        self.folder.mkdir()
 
     @property
     def folder(self) -> Path:
@@ -48,7 +49,7 @@ class Draft:
     @property
     def is_empty(self) -> bool:
         """True if nothing was written yet."""
-        return not any(names for _, _, names in os.walk(self.folder))
+        return next(walk_files(self.folder), None) is None
 
     def new_file(self, path: str) -> Path:
         """Where to write file ``path``; its parent folder exists.
@@ -61,7 +62,8 @@ class Draft:
         if rule := path_problem(path):
             raise UserError(f"artifact file {path!r}: {rule}.")
         target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.folder, f"make a folder for {path}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
         self._announced.add(path)
         return target
 
@@ -77,8 +79,9 @@ class Draft:
         """Store all files and the manifest that names them; the draft is closed, even on error.
 
         Raises:
-            ArtifactError: no file, an announced file is missing, or a file is not a regular one.
-            UserError: metadata, producer or parents break the manifest's rules.
+            ArtifactError: there is no file, or an announced one is missing.
+            UserError: a file cannot be stored (a pipe, a link to a folder), or metadata, producer
+                or parents break the manifest's rules.
             StoreFull, StoreUnavailable: as they say.
         """
         self._check_open()
@@ -134,10 +137,9 @@ class Draft:
                 f"new_file was called for {', '.join(missing)} but no such file was written. "
                 "Write it, or do not announce it."
             )
-        for path, file in files.items():
+        for file in files.values():
             if file.is_symlink() or file.stat().st_nlink > 1:
                 _own_copy(file)
-            files[path] = file
         with ThreadPoolExecutor(_HASH_THREADS, "hash") as pool:
             return dict(zip(files, pool.map(self._backend.hash_file, files.values()), strict=True))
 
@@ -154,6 +156,7 @@ class Draft:
 
 def _own_copy(file: Path) -> None:
     """Replace a link by a copy: whoever owns the other name may edit it later."""
-    copy = file.with_name(file.name + ".copy")
-    shutil.copyfile(file, copy)
-    os.replace(copy, file)
+    copy = file.with_name(f".{secrets.token_hex(8)}.copy")
+    with storage_errors(file, "copy what a link in a draft leads to"):
+        shutil.copyfile(file, copy)
+        os.replace(copy, file)

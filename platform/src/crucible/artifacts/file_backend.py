@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +29,13 @@ from crucible.artifacts.backend import (
     Stored,
     blob_key,
 )
-from crucible.artifacts.files import is_temporary, storage_errors, sync_folder, write_atomically
+from crucible.artifacts.files import (
+    is_temporary,
+    storage_errors,
+    sync_folder,
+    walk_files,
+    write_atomically,
+)
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
 
 
@@ -48,7 +55,9 @@ class FileBackend:
         with self._lock(fcntl.LOCK_SH), storage_errors(self.root, "make a staging folder"):
             folder = self.root / "staging" / f"{os.getpid()}-{secrets.token_hex(6)}"
             folder.mkdir(parents=True)
-            return FileStaging(folder, _locked(folder / "lock", fcntl.LOCK_EX))
+            staging = FileStaging(folder, _locked(folder / "lock", fcntl.LOCK_EX))
+            staging.folder.mkdir()
+            return staging
 
     def hash_file(self, source: Path) -> HashedFile:
         with storage_errors(source, "hash and flush"):
@@ -102,17 +111,16 @@ class FileBackend:
     def remove(self, keys: Sequence[str]) -> None:
         with storage_errors(self.root, "remove documents"):
             for key in keys:
-                with contextlib.suppress(FileNotFoundError):  # gone is what was asked for
-                    (self.root / key).unlink()
+                (self.root / key).unlink(missing_ok=True)
 
     def listing(self, prefix: str) -> Iterator[Stored]:
-        for folder, _, names in os.walk(self.root / prefix):
-            for name in sorted(name for name in names if not is_temporary(name)):
-                path = Path(folder, name)
+        with storage_errors(self.root, f"list {prefix}"):
+            for path in walk_files(self.root / prefix):
                 with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                     status = path.stat()
                     key = path.relative_to(self.root).as_posix()
-                    yield Stored(key, status.st_size, status.st_mtime)
+                    if not is_temporary(path.name):
+                        yield Stored(key, status.st_size, status.st_mtime)
 
     @contextlib.contextmanager
     def sweeping(self) -> Iterator[FileSweep]:
@@ -154,7 +162,7 @@ class FileBackend:
         try:
             yield
         finally:
-            os.close(descriptor)
+            _unlock(descriptor)
 
 
 @dataclass
@@ -170,7 +178,7 @@ class FileStaging:
 
     def release(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
-        os.close(self.lock)
+        _unlock(self.lock)
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ class FileSweep:
         with storage_errors(self.root, "remove what dead writers left"):
             folders = [path for path in self._staging() if not _is_locked(path / "lock")]
             files = list(self._temporaries())
-            size_bytes = sum(map(_tree_bytes, (*folders, *files)))
+            size_bytes = _bytes_of(itertools.chain(files, *map(walk_files, folders)))
             if not dry_run:
                 for folder in folders:  # its writer may be removing it too
                     shutil.rmtree(folder, ignore_errors=True)
@@ -206,8 +214,8 @@ class FileSweep:
 
     def _temporaries(self) -> Iterator[Path]:
         for prefix in (MANIFESTS, CACHE, LEASES):
-            for folder, _, names in os.walk(self.root / prefix):
-                yield from (Path(folder, name) for name in names if is_temporary(name))
+            files = walk_files(self.root / prefix)
+            yield from (file for file in files if is_temporary(file.name))
 
 
 def _locked(path: Path, kind: int) -> int:
@@ -218,6 +226,11 @@ def _locked(path: Path, kind: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone leaves it to children forked meanwhile
+    os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:
@@ -234,10 +247,9 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _tree_bytes(path: Path) -> int:
-    found = [path, *(Path(parent, name) for parent, _, names in os.walk(path) for name in names)]
+def _bytes_of(files: Iterable[Path]) -> int:
     size_bytes = 0
-    for file in found:
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            size_bytes += 0 if file.is_dir() else file.lstat().st_size
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # its writer removed it meanwhile
+            size_bytes += file.lstat().st_size
     return size_bytes

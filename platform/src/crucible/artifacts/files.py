@@ -45,6 +45,22 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Everything under ``folder`` that is not a folder, in no order; nothing if it is missing.
+
+    Links to folders come along, unfollowed.
+
+    Raises:
+        OSError: a folder cannot be listed. What is not seen must not pass for absent.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk_files(Path(entry.path))
+            else:
+                yield Path(entry.path)
+
+
 def is_temporary(name: str) -> bool:
     """True for the names that `write_atomically` uses until it renames."""
     return name.startswith(".") and name.endswith(".tmp")

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crucible.artifacts.files import write_atomically
+from crucible.artifacts.files import storage_errors, write_atomically
 from crucible.errors import ArtifactCorrupt, ArtifactNotFound, Problem, UserError
 
 MANIFEST_SCHEMA = "crucible.manifest/v1"
@@ -143,8 +143,9 @@ class ArtifactRef:
 
     def write(self, path: Path) -> None:
         """Write the document atomically, parent folders included."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, self.to_json())
+        with storage_errors(path.parent, f"write the reference {path.name}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> ArtifactRef:

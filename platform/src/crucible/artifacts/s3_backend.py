@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 _CHUNKS = "chunks/"
 _PARALLEL_REQUESTS = 8
 _REMOVE_BATCH = 500
+_MAX_CHUNK_LISTS = 256
 _SPAN_BYTES = 8 << 20
 _SPANS_AT_ONCE = 3
 
@@ -64,7 +65,9 @@ class S3Backend:
         with storage_errors(scratch_dir or Path(tempfile.gettempdir()), "make a staging folder"):
             if scratch_dir is not None:
                 scratch_dir.mkdir(parents=True, exist_ok=True)
-            return S3Staging(Path(tempfile.mkdtemp(prefix="draft-", dir=scratch_dir)))
+            staging = S3Staging(Path(tempfile.mkdtemp(prefix="draft-", dir=scratch_dir)))
+            staging.folder.mkdir()
+            return staging
 
     def hash_file(self, source: Path) -> HashedFile:
         with storage_errors(source, "hash"):
@@ -79,7 +82,9 @@ class S3Backend:
             lit.check()
 
     def put_blobs(self, files: Sequence[HashedFile], label: str) -> None:
-        _each(lambda file: self._put(file, label), files)
+        _each(lambda file: self._put(file, label), [f for f in files if not self._is_large(f)])
+        for file in filter(self._is_large, files):  # its parts go side by side already
+            self._put(file, label)
 
     def has_blobs(self, sizes: Mapping[str, int]) -> bool:
         def is_there(sha256: str) -> bool:
@@ -89,7 +94,7 @@ class S3Backend:
         return all(_each(is_there, sizes))
 
     def open_blob(self, blob: Blob) -> BinaryIO:
-        if blob.size_bytes <= self._chunk_bytes:
+        if not self._is_large(blob):
             return io.BytesIO(self._whole(blob))
         chunk_bytes = self._chunk_list(blob).chunk_bytes
 
@@ -100,7 +105,7 @@ class S3Backend:
 
     def read_blob(self, blob: Blob, offset: int, length: int) -> bytes:
         length = max(0, min(length, blob.size_bytes - offset))
-        if blob.size_bytes <= self._chunk_bytes:
+        if not self._is_large(blob):
             return self._whole(blob)[offset : offset + length]
         chunk_list = self._chunk_list(blob)
         start, covered = chunk_list.aligned(offset, length)
@@ -138,18 +143,21 @@ class S3Backend:
             yield S3Sweep(self._client, lit, lit.lit_at, writing)
 
     def _put(self, file: HashedFile, label: str) -> None:
-        if file.size_bytes > self._chunk_bytes and self._is_stored(file):
+        if self._is_large(file) and self._is_stored(file):
             return
         key = blob_key(file.sha256)
         etag = self._client.upload(key, file.source, file.size_bytes)
         if not file.is_unchanged(file.source.stat()):
             self._client.remove([key])
             raise file.changed(label)
-        if file.size_bytes > self._chunk_bytes:
+        if self._is_large(file):
             chunk_list = ChunkList(
                 file.sha256, file.size_bytes, file.chunk_sha256s, self._chunk_bytes, etag
             )
             self._client.put(_chunks_key(file.sha256), chunk_list.to_json())
+
+    def _is_large(self, file: HashedFile | Blob) -> bool:
+        return file.size_bytes > self._chunk_bytes
 
     def _is_stored(self, file: HashedFile) -> bool:
         """True if the object is the one that an earlier upload of these bytes made."""
@@ -180,6 +188,8 @@ class S3Backend:
         known = self._chunk_lists.get(blob.sha256)
         if known is None:
             known = self._stored_chunk_list(blob.sha256) or self._rebuilt_chunk_list(blob)
+            if len(self._chunk_lists) >= _MAX_CHUNK_LISTS:
+                self._chunk_lists.clear()
             self._chunk_lists[blob.sha256] = known
         return known
 

@@ -7,6 +7,7 @@ Everything here is written once against `Backend`; what differs between a folder
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ from crucible.artifacts.manifest import (
     digest_hex,
 )
 from crucible.artifacts.reader import ArtifactReader
-from crucible.artifacts.tree import tree_files
-from crucible.errors import ArtifactCorrupt, ArtifactNotFound, UserError
+from crucible.artifacts.tree import open_users_file, tree_files
+from crucible.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound, UserError
 
 _COPY_BYTES = 1 << 20
 
@@ -75,6 +76,21 @@ class Store:
     @property
     def uri(self) -> str:
         return self.backend.uri
+
+    def check(self) -> None:
+        """Return if the store can be written, read and cleaned up.
+
+        Raises:
+            UserError, StoreUnavailable, StoreFull, ArtifactError: it cannot; says why.
+        """
+        key, data = f"probes/{secrets.token_hex(8)}", b"{}"
+        self.backend.write(key, data)
+        document = self.backend.read(key)
+        self.backend.remove([key])
+        if document is None or document.data != data:
+            raise ArtifactError(
+                f"store {self.uri}: what was written did not come back. Check the server."
+            )
 
     def draft(self, scratch: Path | None = None) -> Draft:
         """A staging area for one artifact.
@@ -202,11 +218,11 @@ class Store:
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
-        stream = source.open("rb")
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror}. Check its mode.") from error
-    with stream, storage_errors(target.parent, f"copy {source}"), target.open("wb") as copy:
+    with (
+        open_users_file(source) as stream,
+        storage_errors(target.parent, f"copy {source}"),
+        target.open("wb") as copy,
+    ):
         shutil.copyfileobj(stream, copy, _COPY_BYTES)
 
 

@@ -67,13 +67,13 @@ def gc(
 ) -> GcReport:
     """Remove blobs that no manifest names and what dead writers left behind.
 
-    Leases and whatever is younger than the grace period are always kept. On s3:// a grace period
-    shorter than the default is safe only while nothing writes.
+    What is leased, being written, or younger than the grace period is always kept.
 
     Args:
         store: the store to clean.
         dry_run: count only.
-        grace_seconds: age below which nothing is removed.
+        grace_seconds: age below which nothing is removed. It covers the time between writing an
+            artifact, or hitting the cache, and leasing it; shorten it only while no run needs that.
         roots: manifest digests to keep besides those of cache entries and leases; None keeps all
             manifests.
         runs_to_keep: cache entries that other runs wrote are removed; None keeps all of them.

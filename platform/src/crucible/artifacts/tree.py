@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from crucible.artifacts.files import walk_files
 from crucible.artifacts.manifest import FileEntry, canonical_json, path_problem
 from crucible.errors import Problem, UserError
 
@@ -24,7 +25,7 @@ def tree_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         found = {path.name: path}
     elif path.is_dir():
-        found = {file.relative_to(path).as_posix(): file for file in _walk(path)}
+        found = {file.relative_to(path).as_posix(): file for file in _files_under(path)}
     else:
         raise UserError(f"{path}: no such file or folder. Check the path.")
     problems = [problem for name, file in found.items() if (problem := _problem(name, file))]
@@ -43,10 +44,22 @@ def tree_digest(path: Path) -> str:
     """
     entries = []
     for name, file in tree_files(path).items():
-        with file.open("rb") as stream:
+        with open_users_file(file) as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             entries.append(FileEntry(name, sha256, stream.tell()))
     return listing_digest(entries)
+
+
+def open_users_file(file: Path) -> io.BufferedReader:
+    """The file opened for reading.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}. Check its mode.") from error
 
 
 def listing_digest(entries: list[FileEntry] | tuple[FileEntry, ...]) -> str:
@@ -55,10 +68,11 @@ def listing_digest(entries: list[FileEntry] | tuple[FileEntry, ...]) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(listing)).hexdigest()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names)
-        yield from (path for name in folders if (path := Path(parent, name)).is_symlink())
+def _files_under(folder: Path) -> Iterator[Path]:
+    try:
+        yield from walk_files(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be listed: {error.strerror}.") from error
 
 
 def _problem(name: str, file: Path) -> Problem | None:
