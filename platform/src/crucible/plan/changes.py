@@ -47,7 +47,9 @@ def part_changes(step: PlanStep, earlier: PlanStep) -> Iterator[tuple[str, str]]
         elif part == "environment":
             yield part, "environment changed"
         elif part.startswith(("input.", "metric.")):
-            yield part, f"{part.replace('.', ' ', 1)} changed"
+            change = "is new" if part not in then else "changed"
+            change = change if part in now else "is no longer given"
+            yield part, f"{part.replace('.', ' ', 1)} {change}"
         else:
             yield part, f"{part}: {old} -> {new}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -118,7 +118,6 @@ def _is_cached(step: PlanStep, outlook: Outlook) -> bool:
 
 def _step(step: PlanStep, outlook: Outlook) -> dict[str, Any]:
     found = outlook.get(step.id)
-    metrics: Collection[tuple[str, Any]] = step.metric_refs.items()
     return {
         "id": step.id,
         "name": step.name,
@@ -133,7 +132,7 @@ def _step(step: PlanStep, outlook: Outlook) -> dict[str, Any]:
         ],
         "outputs": {name: str(kind) for name, kind in step.outputs.items()},
         "config": step.config,
-        "metric_refs": {name: asdict(ref) for name, ref in metrics},
+        "metric_refs": {name: asdict(ref) for name, ref in step.metric_refs.items()},
         "after": list(step.after),
         "when": [condition_text(condition) for condition in step.when],
         "seed": step.seed,
@@ -148,15 +147,16 @@ def _step(step: PlanStep, outlook: Outlook) -> dict[str, Any]:
 
 
 def _release(release: Release) -> dict[str, Any]:
+    gate = release.gate
     return {
         "model": source_text(release.model),
         "register_as": release.register_as,
         "promote_to": release.promote_to,
         "gate": {
-            **asdict(release.gate),
-            "metrics": source_text(release.gate.metrics),
-            "predictions": None
-            if release.gate.predictions is None
-            else source_text(release.gate.predictions),
+            "metrics": source_text(gate.metrics),
+            "thresholds": [asdict(threshold) for threshold in gate.thresholds],
+            "predictions": None if gate.predictions is None else source_text(gate.predictions),
+            "max_regression": gate.max_regression,
+            "confidence": gate.confidence,
         },
     }
