@@ -15,6 +15,8 @@ from crucible.artifacts.files import write_atomically
 from crucible.plan.model import Plan
 from crucible.plan.serialise import plan_from_json, plan_to_json
 
+LAST_WORDS = "the engine ends:"
+"""Begins the last message of a supervisor that cannot go on."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 

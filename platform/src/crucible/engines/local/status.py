@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from crucible.engines.events import History, read_events
-from crucible.engines.local.run_dir import RunDir, is_locked
+from crucible.engines.local.logfile import tail
+from crucible.engines.local.run_dir import LAST_WORDS, RunDir, is_locked
 from crucible.engines.state import (
     Failure,
     FailureCause,
@@ -51,7 +52,7 @@ class RunView:
         if not alive and not shown.status.is_final:
             shown.status = RunStatus.INTERRUPTED
             shown.message = (
-                "the engine was lost: it was killed, or the machine went down. "
+                f"the engine was lost: {self._last_words()}. "
                 f"platformctl resume {shown.run_id} continues the run"
             )
         if shown.status is RunStatus.INTERRUPTED:
@@ -67,6 +68,14 @@ class RunView:
                 live.read(self.run_dir, step)
             shown.progress, shown.last_metrics = live.progress, dict(live.metrics)
         return shown
+
+    def _last_words(self) -> str:
+        """Why the engine said that it cannot go on; it says nothing if it is killed."""
+        for line in tail(self.run_dir.supervisor_log, 1):
+            _, found, reason = line.partition(LAST_WORDS)
+            if found:
+                return reason.strip()
+        return "it was killed, or the machine went down"
 
     def _mlflow_run_id(self) -> str | None:
         with contextlib.suppress(OSError, ValueError, KeyError):  # not there yet, or never

@@ -30,7 +30,7 @@ from crucible.engines.local.machine import Machine
 from crucible.engines.local.pool import ProcessPool, ServerLost
 from crucible.engines.local.relaying import Relaying
 from crucible.engines.local.run import Run
-from crucible.engines.local.run_dir import RunDir, write_owner
+from crucible.engines.local.run_dir import LAST_WORDS, RunDir, write_owner
 from crucible.engines.local.step_server import fork_step_server
 from crucible.engines.local.steps import Steps
 from crucible.engines.state import RunStatus
@@ -143,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.set_inheritable(lock, False)
     write_owner(lock, os.getpid())
     logs.configure()
+    logger.info("process %d takes %s up", os.getpid(), run_dir.run_id)
     processes.adopt_orphans()
     server = fork_step_server(run_dir.process_lock, close=(lock,))
     try:
@@ -159,8 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             pool=ProcessPool(server, machine),
         )
         Supervisor(run).run()
-    except Exception:
-        logger.exception("the engine ends; its run can be resumed")
+    except Exception as error:
+        logger.exception("in the engine")
+        logger.error("%s %s: %s", LAST_WORDS, type(error).__name__, error)
         return 1
     finally:
         server.stop()
