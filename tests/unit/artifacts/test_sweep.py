@@ -190,9 +190,10 @@ def test_a_writer_waits_for_a_sweep(store: Store, place, put) -> None:
 
 
 def test_nothing_acknowledged_is_lost_to_sweeps_that_run_all_the_time(
-    store: Store, place, put
+    store: Store, place, put, monkeypatch
 ) -> None:
     """Writers store the same few blobs over and over while sweeps remove every manifest."""
+    monkeypatch.setattr(beacons, "_POLL_SECONDS", 0.02)
     ended = threading.Event()
     failures: list[str] = []
     done = [0]
