@@ -5,7 +5,7 @@ from crucible.artifacts.draft import Draft
 from crucible.artifacts.manifest import ArtifactRef, FileEntry, Manifest
 from crucible.artifacts.reader import ArtifactReader
 from crucible.artifacts.store import Store, open_store
-from crucible.artifacts.sweep import GcReport, gc
+from crucible.artifacts.sweep import gc
 from crucible.artifacts.tree import tree_digest
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "CacheEntry",
     "Draft",
     "FileEntry",
-    "GcReport",
     "Manifest",
     "Store",
     "gc",
