@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -59,11 +60,16 @@ class Draft:
         """All steps as written, sound or not."""
         return _map(self.raw.get("steps"))
 
-    @property
-    def tasks(self) -> dict[str, TaskSpec]:
+    @cached_property
+    def tasks(self) -> Mapping[str, TaskSpec]:
         """Steps and exit step by their path in the file."""
         found: dict[str, TaskSpec] = {f"steps.{name}": step for name, step in self.steps.items()}
         return found if self.on_exit is None else {**found, EXIT: self.on_exit}
+
+    @cached_property
+    def fanned(self) -> frozenset[str]:
+        """Steps that have a ``foreach``."""
+        return frozenset(name for name, step in self.steps.items() if step.foreach is not None)
 
 
 def check(draft: Draft) -> list[Fault]:
@@ -112,7 +118,6 @@ def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding
     if items == []:
         fix = "Use `when` to leave the step out."
         faults[f"{path}.foreach"] = Fault(f"{path}.foreach", "has no items.", fix)
-    fanned = {name for name, step in draft.steps.items() if step.foreach is not None}
     varying: tuple[str, ...] = ()
     if items:
         entries = task.with_.items()
@@ -120,7 +125,7 @@ def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding
         items = items if varying else items[:1]
     bindings = []
     for index, item in enumerate(items or [NO_ITEM]):
-        binding = bind(task.with_, cls, f"{path}.with", item=item, fanned=fanned)
+        binding = bind(task.with_, cls, f"{path}.with", item=item, fanned=draft.fanned)
         bindings.append(binding)
         for fault in _binding_faults(binding, cls, path, draft):
             if fault.path.startswith(varying):
@@ -195,7 +200,7 @@ def _condition_faults(draft: Draft) -> Iterator[Fault]:
                 comparison = parse_condition(text, draft.params)
                 if isinstance(comparison.left, ParamRef):
                     holds(comparison, draft.params)
-                elif draft.steps.get(comparison.left.step, step).foreach is not None:
+                elif comparison.left.step in draft.fanned:
                     message = f"{comparison.left} is one number for each item."
                     yield Fault(path, message, "Name a step without foreach.")
             except ValueError as error:
@@ -248,8 +253,7 @@ def _release_faults(draft: Draft, types: OutputTypes) -> Iterator[Fault]:
     for path, (text, kind) in wanted.items():
         reference = parse_reference(text) if isinstance(text, str) else None
         if isinstance(reference, OutputRef) and reference.metric is None:
-            step = draft.steps.get(reference.step)
-            if step is not None and step.foreach is not None:
+            if reference.step in draft.fanned:
                 message = f"wants one {kind}, {reference} is the list of all items."
                 yield Fault(path, message, "Name a step without foreach.")
             elif fault := misfit(reference, kind, path, types):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class PipelineSpec:
         """Folder that relative paths in the file start from."""
         return self.path.parent
 
-    @property
+    @cached_property
     def fanned(self) -> frozenset[str]:
         """Steps that have a ``foreach``."""
         return frozenset(name for name, step in self.steps.items() if step.foreach is not None)
