@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crucible.artifacts import ArtifactRef, CacheEntry, Store, gc, open_store
+from crucible.artifacts import ArtifactRef, CacheEntry, Store, beacon, gc, open_store
 from crucible.errors import StoreFull
 
 WRITER = """
@@ -81,6 +81,42 @@ def test_a_writer_killed_at_any_moment_leaves_a_sound_store(
     assert place.keys("staging/") == []
     for _, fingerprint in acknowledged:
         assert store.cache_get(fingerprint) is not None
+
+
+SWEEPER = """
+    import random, sys
+    from crucible.artifacts import CacheEntry, gc, open_store
+    store, rng = open_store(sys.argv[1]), random.Random(int(sys.argv[2]))
+    while True:
+        with store.draft() as draft:
+            for name in "abcd":
+                draft.new_file(name).write_bytes(rng.randbytes(1 << rng.choice([4, 12])))
+            draft.commit(type="Model")
+        print("written", flush=True)
+        gc(store, grace_seconds=0, roots=[])
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sweep_killed_at_any_moment_leaves_no_manifest_without_its_bytes(
+    store: Store, place, put, start_python, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    kept = put(store, {"a": b"kept"})
+    store.lease("r1", [kept.digest])
+    sweeper = start_python(SWEEPER, str(seed))
+    for _ in range(2):
+        assert sweeper.stdout.readline() == "written\n"
+    time.sleep(random.Random(seed).uniform(0, 0.05))
+    sweeper.kill()
+    sweeper.wait()
+    assert check_everything(store, place) >= 1
+    monkeypatch.setattr(beacon, "STALE_SECONDS", 2.0)  # on s3 the dead sweep's beacon still stands
+    monkeypatch.setattr(beacon, "REFRESH_SECONDS", 0.2)
+    put(store, {"a": b"new"})
+    time.sleep(0 if place.uri.startswith("file:") else 2.1)
+    gc(store, grace_seconds=0, roots=[])
+    assert check_everything(store, place) == 1
+    assert {key.split("/")[0] for key in place.keys("")} & {"staging", "sweeps", "writers"} == set()
 
 
 def test_parallel_threads_share_a_store(store: Store, put, place) -> None:

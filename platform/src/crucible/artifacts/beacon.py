@@ -24,8 +24,9 @@ from crucible.errors import CrucibleError, StoreUnavailable
 logger = logging.getLogger(__name__)
 
 WRITERS, SWEEPS = "writers/", "sweeps/"
-STALE_SECONDS = 600.0
-REFRESH_SECONDS = 60.0
+STALE_SECONDS = 180.0
+"""How long a killed sweep holds up writers at most."""
+REFRESH_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
 
@@ -94,8 +95,9 @@ def wait_for_sweeps(client: S3Client, now: float) -> None:
     """Return once every sweep that was under way is over or dead."""
     began = time.monotonic()
     under_way = {beacon.key for beacon in lit(client, SWEEPS, now)}
-    while under_way:
+    if under_way:
         logger.info("%s: waiting for a garbage collection to end", client.uri)
+    while under_way:
         time.sleep(_POLL_SECONDS)
         elapsed = time.monotonic() - began
         under_way &= {beacon.key for beacon in lit(client, SWEEPS, now + elapsed)}
