@@ -129,6 +129,39 @@ def test_ends_of_a_run(run: RunWriter, mlflow: Reader, status: str, shown: str) 
     assert mlflow.parent().info.status == shown
 
 
+def test_step_that_waits_again_or_is_skipped_after_a_resume(run: RunWriter, mlflow: Reader) -> None:
+    run.submit()
+    run.log("step.started", step="train", attempt=1)
+    run.log("run.ended", status="interrupted", message="")
+    run.log("run.resumed", reset=["train"], fresh=[])
+    sync_run(run.run_dir, run.settings)
+    assert mlflow.step("train").info.status == "SCHEDULED"
+    run.log("step.ended", step="train", attempt=1, status="skipped", reason="when is false")
+    sync_run(run.run_dir, run.settings)
+    train = mlflow.step("train")
+    assert (train.info.status, train.data.tags["crucible.status"]) == ("FINISHED", "skipped")
+
+
+def test_numbers_of_the_gate_are_sent_once_while_other_steps_go_on(
+    run: RunWriter, mlflow: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.submit()
+    outputs = {"metrics": run.metrics_artifact(accuracy=0.75)}
+    run.log("step.ended", step="judge", attempt=1, status="cached", outputs=outputs)
+    run.log("step.started", step="train", attempt=1)
+    mirror = Mirror(run.run_dir, run.settings)
+    mirror.read()
+    mirror.write()
+    calls: list[str] = []
+    for name in ("log_batch", "update_run", "set_terminated", "create_run"):
+        monkeypatch.setattr(
+            type(mlflow.client), name, lambda *_, name=name, **__: calls.append(name)
+        )
+    mirror.write()
+    assert calls == []
+    assert mlflow.parent().data.metrics == {"accuracy": 0.75}
+
+
 def test_skipped_and_waiting_steps_have_no_run(run: RunWriter, mlflow: Reader) -> None:
     run.submit()
     run.log("step.ended", step="train", attempt=0, status="skipped", reason="when is false")

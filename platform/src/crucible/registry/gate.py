@@ -202,7 +202,7 @@ def _why_worse(policy: GatePolicy, comparison: PairedComparison) -> list[str]:
         f"[{low:+.4f}, {high:+.4f}] over {comparison.num_pairs} questions"
     )
     if policy.rule == "not-worse" and high < floor:
-        return [f"Worse than the champion: {interval} lies below {floor:+.4f}."]
+        return [f"Worse than the champion: {interval} lies below {floor:.4f}."]
     if policy.rule == "non-inferior" and low < floor:
-        return [f"Not shown to be as good as the champion: {interval} reaches below {floor:+.4f}."]
+        return [f"Not shown to be as good as the champion: {interval} reaches below {floor:.4f}."]
     return []

@@ -57,6 +57,8 @@ class Mirror:
         self._step_runs: dict[str, StepRun] = {}
         self._settled: dict[str, StepView] = {}
         """Steps that ended and were sent whole, as they were then."""
+        self._judged: StepView | None = None
+        """The gate's metrics step, as the pipeline's run shows its numbers."""
         self._sent_offsets = self._load_offsets()
         self._stored_offsets = dict(self._sent_offsets)
         self._read_offsets = dict(self._sent_offsets)
@@ -116,7 +118,7 @@ class Mirror:
         missing = [
             step
             for step_id, step in self.view.steps.items()
-            if step_id not in self._step_runs and step.mlflow_status is not None
+            if step_id not in self._step_runs and step.deserves_run
         ]
         for step in missing:
             known = pipeline.step_runs.get(step.step_id)
@@ -166,7 +168,7 @@ class Mirror:
             run.take_metrics_at_end(values, step.ended_at or 0.0)
         run.send()
         lost = interrupted and not step.is_final
-        run.set_status("KILLED" if lost else step.mlflow_status or "RUNNING", step.ended_at)
+        run.set_status("KILLED" if lost else step.mlflow_status, step.ended_at)
         if step.is_final:
             self._settled[step.step_id] = StepView(**vars(step))
 
@@ -174,10 +176,11 @@ class Mirror:
         view, parent = self.view, self._parent
         parent.take_tags(_parent_tags(view, interrupted))
         gate = self._plan.release.gate if self._plan.release else None
-        if gate is not None and gate.metrics.step_id in self._settled:
-            judged = self._settled[gate.metrics.step_id]
+        judged = self._settled.get(gate.metrics.step_id) if gate else None
+        if gate and judged and judged is not self._judged:
             values = self._numbers(judged, gate.metrics.output)
             parent.take_metrics_at_end(values, judged.ended_at or 0.0)
+            self._judged = judged
         parent.send()
         lost = interrupted and not view.is_final
         parent.set_status("KILLED" if lost else view.mlflow_status, view.ended_at)

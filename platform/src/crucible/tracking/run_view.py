@@ -17,10 +17,12 @@ from crucible.plan.model import Plan
 from crucible.plan.serialise import plan_from_json
 
 _STEP_STATUS: Final = {
+    "pending": "SCHEDULED",
     "running": "RUNNING",
     "retrying": "RUNNING",
     "succeeded": "FINISHED",
     "cached": "FINISHED",
+    "skipped": "FINISHED",
     "failed": "FAILED",
     "cancelled": "KILLED",
 }
@@ -51,9 +53,13 @@ class StepView:
     peak_memory_gib: float | None = None
 
     @property
-    def mlflow_status(self) -> str | None:
-        """MLflow's word; None while there is nothing to show (pending, skipped)."""
-        return _STEP_STATUS.get(self.status)
+    def mlflow_status(self) -> str:
+        return _STEP_STATUS[self.status]
+
+    @property
+    def deserves_run(self) -> bool:
+        """True once there is something to show: a step that was skipped did nothing."""
+        return bool(self.attempts) or self.status not in ("pending", "skipped")
 
     @property
     def is_final(self) -> bool:

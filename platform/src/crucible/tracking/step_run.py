@@ -110,11 +110,11 @@ class StepRun:
                 self._sent_tags |= changed
 
     def set_status(self, status: str, ended_at: float | None) -> None:
-        """Make MLflow show ``status``: RUNNING, or one of its final ones with the time."""
+        """Make MLflow show ``status``, with the time if it is a final one."""
         if (status, ended_at) == self._sent_status:
             return
         with mlflow_errors(f"set the status of MLflow run {self.mlflow_run_id}"):
-            if status == "RUNNING":
+            if status in ("RUNNING", "SCHEDULED"):
                 self._client.update_run(self.mlflow_run_id, status=status)
             else:
                 self._client.set_terminated(self.mlflow_run_id, status, epoch_ms(ended_at))
