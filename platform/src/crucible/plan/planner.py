@@ -34,13 +34,12 @@ from crucible.sdk.component import Component, Estimate
 from crucible.sdk.fingerprint import environment_digest
 from crucible.sdk.types import ArtifactType
 from crucible.specs.binding import NO_ITEM, Binding, bind, input_slots, output_slots
-from crucible.specs.check import EXIT
 from crucible.specs.edges import OutputTypes, output_types
 from crucible.specs.graph import topological_order
 from crucible.specs.model import ReleaseSpec, Spec, StepSpec, TaskSpec
 from crucible.specs.reference_check import needs_of
 from crucible.specs.references import OutputRef, parse_reference
-from crucible.specs.spec import PipelineSpec
+from crucible.specs.spec import EXIT, PipelineSpec
 
 
 def build(

@@ -9,7 +9,6 @@ from crucible.artifacts.tree import tree_digest
 from crucible.errors import UserError
 from crucible.plan.model import Condition, Import, MetricRef
 from crucible.specs.binding import External
-from crucible.specs.check import local_path
 from crucible.specs.conditions import holds, parse_condition
 from crucible.specs.document import shown
 from crucible.specs.model import StepSpec
@@ -40,7 +39,7 @@ class Imports:
 
     def _read(self, external: External) -> Import:
         if external.is_path:
-            path = local_path(external, self._folder).resolve()
+            path = external.path(self._folder).resolve()
             return Import(path.as_uri(), tree_digest(path))
         if external.text.startswith("artifact:"):
             return Import(external.text, external.text.removeprefix("artifact:"))

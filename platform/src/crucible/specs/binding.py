@@ -9,7 +9,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from crucible.sdk.component import Component, Slot, slots_of
 from crucible.sdk.suggestion import did_you_mean
@@ -54,6 +56,12 @@ class External:
     @property
     def is_path(self) -> bool:
         return not self.text.startswith(("artifact:", "models:"))
+
+    def path(self, folder: Path) -> Path:
+        """Where a path leads in a pipeline file of ``folder``."""
+        if self.text.startswith("file://"):
+            return Path(unquote(urlsplit(self.text).path))
+        return folder / self.text
 
 
 @dataclass

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
@@ -21,14 +20,7 @@ from crucible.sdk.component import Component
 from crucible.sdk.suggestion import did_you_mean
 from crucible.sdk.types import ArtifactType
 from crucible.sdk.validation import config_problems
-from crucible.specs.binding import (
-    NO_ITEM,
-    Binding,
-    External,
-    Fault,
-    bind,
-    input_slots,
-)
+from crucible.specs.binding import NO_ITEM, Binding, External, Fault, bind, input_slots
 from crucible.specs.conditions import holds, parse_condition
 from crucible.specs.document import child_path, shown
 from crucible.specs.edges import OutputTypes, edge_faults, misfit, output_types
@@ -36,9 +28,7 @@ from crucible.specs.graph import cycles, topological_order
 from crucible.specs.model import GateSpec, StepSpec, TaskSpec
 from crucible.specs.reference_check import Names, output_references, reference_faults
 from crucible.specs.references import OutputRef, ParamRef, has_item, parse_reference
-
-EXIT = "on_exit"
-"""Path of the exit step in the file and its id in plans; no step can have this name."""
+from crucible.specs.spec import EXIT
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,9 @@ class Draft:
 
     @cached_property
     def fanned(self) -> frozenset[str]:
-        """Steps that have a ``foreach``."""
-        return frozenset(name for name, step in self.steps.items() if step.foreach is not None)
+        """Steps that have a ``foreach``, sound or not."""
+        steps = self.raw_steps.items()
+        return frozenset(name for name, step in steps if _map(step).get("foreach") is not None)
 
 
 def check(draft: Draft) -> list[Fault]:
@@ -162,22 +153,14 @@ def _binding_faults(
 
 
 def _path_faults(source: External, where: str, folder: Path) -> Iterator[Fault]:
-    path = local_path(source, folder)
+    path = source.path(folder)
     try:
         is_there = path.exists()
     except (OSError, ValueError):  # names that no file can have: too long, NUL bytes
         is_there = False
     if not is_there:
-        yield Fault(
-            where, f"no file or folder {str(path)!r}.", "Paths start at this file's folder."
-        )
-
-
-def local_path(source: External, folder: Path) -> Path:
-    """Where a path of a pipeline file in ``folder`` leads."""
-    if source.text.startswith("file://"):
-        return Path(unquote(urlsplit(source.text).path))
-    return folder / source.text
+        message = f"no file or folder {shown(str(path))}."
+        yield Fault(where, message, "Paths start at this file's folder.")
 
 
 def _setting_faults(binding: Binding, cls: type[Component], path: str) -> Iterator[Fault]:

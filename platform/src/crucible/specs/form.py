@@ -22,6 +22,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Location = tuple[str | int, ...]
 _MAX_PRUNINGS = 8
 _RULES = {
+    "too_short": "wants at least one entry",
     "model_type": "wants a mapping",
     "dict_type": "wants a mapping",
     "list_type": "wants a list",

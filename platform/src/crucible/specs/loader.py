@@ -20,7 +20,7 @@ from crucible.specs.model import (
     StepSpec,
     TaskSpec,
 )
-from crucible.specs.params import resolve_params
+from crucible.specs.params import ValueSources, resolve_params
 from crucible.specs.references import lookup_params, references_in, strings_in, substitute
 from crucible.specs.spec import PipelineSpec
 
@@ -48,7 +48,7 @@ def load_pipeline(
     preset_document = _read_preset(path, preset, problems)
     raw = document.value
     declared = {name: sound_part(ParamSpec, value) for name, value in _map(raw, "params").items()}
-    params = resolve_params(declared, document, preset=preset_document, overrides=overrides or {})
+    params = resolve_params(declared, ValueSources(document, preset_document, overrides or {}))
     problems += params.problems
     value = _with_params(raw, params.values)
     of_form = form_problems(PipelineDocument, value, document)

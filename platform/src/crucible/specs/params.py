@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,74 +35,70 @@ class ParamValues:
     problems: list[Problem] = field(default_factory=list)
 
 
-def resolve_params(
-    declared: Mapping[str, ParamSpec | None],
-    document: Document,
-    *,
-    preset: Document | None,
-    overrides: Mapping[str, str],
-) -> ParamValues:
-    """The value of every parameter.
+@dataclass(frozen=True)
+class ValueSources:
+    """Where values of parameters come from, weakest first."""
 
-    Args:
-        declared: declarations by name; None where the declaration is itself wrong.
-        document: the pipeline file, for places.
-        preset: a preset file whose ``params`` is a mapping.
-        overrides: texts by name, read by the parameter's type.
-    """
-    found = ParamValues()
-    given = {} if preset is None else preset.value.get("params") or {}
-    for name in given:
-        if preset is not None and name not in declared:
-            fix = did_you_mean(name, declared)
-            message = f"is no parameter of {document.file}."
-            found.problems.append(preset.problem(f"params.{name}", message, fix, at_key=True))
-    for name in overrides:
-        if name not in declared:
-            message = "is no parameter of the pipeline."
-            found.problems.append(Problem(f"--set {name}", message, did_you_mean(name, declared)))
+    document: Document
+    """The pipeline file, with the defaults."""
+    preset: Document | None
+    """A preset file of sound form."""
+    overrides: Mapping[str, str]
+    """Texts by name, read by the parameter's type."""
+
+    @property
+    def presets(self) -> Mapping[str, Any]:
+        """Values of the preset by name."""
+        return {} if self.preset is None else self.preset.value.get("params") or {}
+
+    def strongest(self, name: str, spec: ParamSpec) -> tuple[Any, Problem | None]:
+        """The value that counts, and what is wrong with it; a bad default is reported apart."""
+        path = f"params.{name}"
+        if name in self.overrides:
+            value, fault = _read_override(spec, self.overrides[name])
+            return value, Problem(f"--set {name}", fault) if fault else None
+        if self.preset is not None and name in self.presets:
+            value = self.presets[name]
+            fault = value_fault(spec, value)
+            return value, self.preset.problem(path, fault) if fault else None
+        if spec.default is None:
+            fix = f"Give it a default, or --set {name}=VALUE."
+            return None, self.document.problem(path, "has no value.", fix)
+        return spec.default, None
+
+    def unknown(self, declared: Collection[str]) -> Iterator[Problem]:
+        """Values for parameters that there are not."""
+        for name in self.presets:
+            if self.preset is not None and name not in declared:
+                message = f"is no parameter of {self.document.file}."
+                fix = did_you_mean(name, declared)
+                yield self.preset.problem(f"params.{name}", message, fix, at_key=True)
+        for name in self.overrides:
+            if name not in declared:
+                message = "is no parameter of the pipeline."
+                yield Problem(f"--set {name}", message, did_you_mean(name, declared))
+
+
+def resolve_params(declared: Mapping[str, ParamSpec | None], sources: ValueSources) -> ParamValues:
+    """The value of every parameter; a declaration that is None is itself wrong and passed over."""
+    found = ParamValues(problems=list(sources.unknown(declared)))
     for name, spec in declared.items():
-        if spec is not None:
-            _resolve(name, spec, document, found, given=(preset, given), text=overrides.get(name))
+        if spec is None:
+            continue
+        path = f"params.{name}"
+        faults = list(_declaration_faults(spec))
+        for key, message, fix in faults:
+            found.problems.append(sources.document.problem(child_path(path, key), message, fix))
+        if faults:
+            continue
+        if spec.default is not None and (fault := value_fault(spec, spec.default)):
+            found.problems.append(sources.document.problem(f"{path}.default", fault))
+        value, problem = sources.strongest(name, spec)
+        if problem is not None:
+            found.problems.append(problem)
+        elif value_fault(spec, value) is None:
+            found.values[name] = int(value) if spec.type == "integer" else value
     return found
-
-
-def _resolve(
-    name: str,
-    spec: ParamSpec,
-    document: Document,
-    found: ParamValues,
-    *,
-    given: tuple[Document | None, Mapping[str, Any]],
-    text: str | None,
-) -> None:
-    path = f"params.{name}"
-    faults = [
-        document.problem(child_path(path, key), message, fix)
-        for key, message, fix in _declaration_faults(spec)
-    ]
-    found.problems += faults
-    if faults:
-        return
-    value, problem = spec.default, None
-    if value is not None and (fault := value_fault(spec, value)):
-        found.problems.append(document.problem(f"{path}.default", fault))
-    preset, presets = given
-    if preset is not None and name in presets:
-        value = presets[name]
-        if fault := value_fault(spec, value):
-            problem = preset.problem(path, fault)
-    if text is not None:
-        value, fault = _read_override(spec, text)
-        problem = Problem(f"--set {name}", fault) if fault else None
-    if value is None and problem is None:
-        problem = document.problem(
-            path, "has no value.", f"Give it a default, or --set {name}=VALUE."
-        )
-    if problem is not None:
-        found.problems.append(problem)
-    elif value_fault(spec, value) is None:
-        found.values[name] = int(value) if spec.type == "integer" else value
 
 
 def value_fault(spec: ParamSpec, value: Any) -> str | None:

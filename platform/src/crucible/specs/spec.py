@@ -9,6 +9,9 @@ from typing import Any
 
 from crucible.specs.model import DefaultsSpec, MetadataSpec, ReleaseSpec, StepSpec, TaskSpec
 
+EXIT = "on_exit"
+"""Path of the exit step in the file and its id in plans; no step can have this name."""
+
 
 @dataclass(frozen=True)
 class PipelineSpec:
