@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import typing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crucible import plan as plan_package
 from crucible.errors import UserError
 from crucible.plan import plan_digest, plan_from_json, plan_to_json
 from crucible.plan.model import (
@@ -135,3 +138,19 @@ def test_a_damaged_plan_names_the_place(
     with pytest.raises(UserError, match=path.replace("[", r"\[")) as caught:
         plan_from_json(value)
     assert "Submit the pipeline again" in str(caught.value)
+
+
+def test_reading_plans_loads_neither_yaml_nor_the_specs() -> None:
+    """Engines and step processes read plans on every start."""
+    program = "import sys, crucible.plan; print({'yaml', 'crucible.specs'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_public_names_are_there() -> None:
+    for name in plan_package.__all__:
+        assert getattr(plan_package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = plan_package.missing

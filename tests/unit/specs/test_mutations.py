@@ -1,4 +1,4 @@
-"""Thousands of damaged pipeline files: a spec or a `UserError` with places, and nothing else.
+"""Thousands of damaged pipeline files: a plan or a `UserError` with places, and nothing else.
 
 Damage is done to the bytes (flips, cuts, doubled lines) and to the parsed tree (keys dropped,
 doubled and misspelt, values of other types, deep nesting, odd Unicode), starting from a file that
@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crucible.errors import Problem, UserError
+from crucible.plan import build
 from crucible.specs import PipelineSpec, load_pipeline
 
 NUM_BYTE_MUTANTS = 1000
@@ -55,10 +56,12 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def outcome(path: Path) -> None:
-    """Load ``path``; fails if anything but a spec or located problems comes out."""
+    """Load and plan ``path``; fails if anything but a plan or located problems comes out."""
     problems: tuple[Problem, ...] = ()
     try:
-        assert isinstance(load_pipeline(path), PipelineSpec)
+        spec = load_pipeline(path)
+        assert isinstance(spec, PipelineSpec)
+        assert build(spec, resolve_model=lambda uri: uri).name == spec.metadata.name
     except UserError as error:
         problems = error.problems
         message = str(error)
