@@ -149,7 +149,8 @@ def quickstart(new_record: Callable[..., RecordBuilder]) -> RecordBuilder:
     rng = random.Random(0)
     for name, floor in (("align", 0.6), ("fuse", 0.5), ("attribute", 0.3), ("relation", 0.35)):
         loss = [floor + 3.5 * math.exp(-i / 60) + rng.gauss(0, 0.06) for i in range(400)]
-        run.log(name, "train/loss", loss)
+        run.log(name, "loss/total", loss)
+        run.log(name, "loss/vision_to_text", [0.2 * value for value in loss])
         run.log(name, "time/tokens_per_second", [9000 + rng.gauss(0, 300) for _ in range(400)])
     run.log("reinforce", "reward/mean", [0.6 + 0.004 * i + rng.gauss(0, 0.02) for i in range(30)])
     run.log("reinforce", "kl", [0.0004 * i**1.5 for i in range(30)])

@@ -53,7 +53,8 @@ def test_ticks_enclose_the_values_in_few_round_steps(
     assert ticks[-1] >= low + extent - slack
     assert 2 <= len(ticks) <= 2 * target + 4
     steps = [b - a for a, b in itertools.pairwise(ticks)]
-    assert max(steps) == pytest.approx(min(steps), rel=1e-5)
+    rounding = 8 * math.ulp(abs(low) + extent)
+    assert max(steps) == pytest.approx(min(steps), rel=1e-5, abs=rounding)
 
 
 def points_of(chart: str) -> list[tuple[float, float]]:

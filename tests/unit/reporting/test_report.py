@@ -74,7 +74,8 @@ def test_page_shows_every_part_of_a_run(
         assert step.id in outline.sections["Pipeline"]
     assert "⟲ cached" in outline.sections["Pipeline"]
     assert "1 min 50 s" in outline.sections["Pipeline"]
-    assert "reinforce: reward/mean" in outline.sections["Curves"]
+    assert "reinforce: reward" in outline.sections["Curves"]
+    assert "vision_to_text" in outline.sections["Curves"]
     assert outline.tags.count("img") == 24
     assert "num_scenes" in outline.sections["Parameters"]
     assert quickstart.states["merge"].outputs["model"] in outline.sections["Lineage"]

@@ -33,8 +33,11 @@ class EvaluateModel(Component):
         """A model, questions, and maybe another model's predictions on the same questions."""
 
         model: Model[VisionLanguage]
+        """What is asked."""
         dataset: Dataset[Questions]
+        """What it is asked, with the right answers."""
         baseline: Dataset[Predictions] | None
+        """Another model's predictions on the same questions, for a paired comparison."""
 
     class Config(ComponentConfig):
         """How to ask and how to count."""
@@ -56,8 +59,11 @@ class EvaluateModel(Component):
         """Every prediction, the numbers, and a page to read."""
 
         predictions: Dataset[Predictions]
+        """What was said to each question, and whether it was right."""
         metrics: Metrics
+        """Accuracy overall and by category with intervals, baselines, differences."""
         report: Report
+        """One page: by category, confusions, pictures with answers."""
 
     def run(self, inputs: Inputs, config: Config, outputs: Outputs, context: Context) -> None:
         from crucible_components.evaluation.evaluation import evaluate

@@ -55,7 +55,7 @@ def evaluate(
             batch_size=config.batch_size,
             on_batch=lambda done: context.progress.update(done, len(questions), unit="questions"),
         )
-        _log_speed(answered, time.monotonic() - started, context)
+        seconds = time.monotonic() - started
         summary = summarise(answered, baseline, bootstrap)
         page = render_report(
             answered,
@@ -71,6 +71,7 @@ def evaluate(
     outputs.metrics.write(metrics)
     outputs.report.new_file("report.html").write_text(page, encoding="utf-8")
     context.tracking.log_metrics(metrics)
+    _log_speed(answered, seconds, context)
 
 
 def _log_speed(answered: list[Answered], seconds: float, context: Context) -> None:

@@ -20,7 +20,6 @@ from crucible_components.reporting.elements.markup import Child, Markup, el
 from crucible_components.reporting.elements.page import (
     Section,
     Tile,
-    legend,
     page,
     percent,
     percent_range,
@@ -137,8 +136,7 @@ def _yes_no_section(answered: Sequence[Answered], summary: Summary) -> list[Sect
     chart = line_chart("True positive rate", lines, x_label="false positive rate", unit_square=True)
     number = sum(each.probability_yes is not None for each in answered)
     note = f"{number} questions, ranked by the probability of yes against no."
-    body = [legend([line.label for line in lines]), el("div", chart, class_="charts")]
-    return [Section("Yes or no", body, note=note)]
+    return [Section("Yes or no", el("div", chart, class_="charts"), note=note)]
 
 
 def _confusion_section(answered: Sequence[Answered]) -> list[Section]:

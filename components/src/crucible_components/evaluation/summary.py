@@ -55,7 +55,6 @@ class Summary:
         """Flat and named for MLflow and the promotion gate."""
         overall = self.overall
         values = {
-            "num_questions": float(overall.num_questions),
             "accuracy": overall.accuracy.mean,
             "accuracy_low": overall.accuracy.low,
             "accuracy_high": overall.accuracy.high,
@@ -64,6 +63,7 @@ class Summary:
             "calibration_error": self.calibration_error,
             "truncated": self.truncated,
             "unanswered": self.unanswered,
+            "num_questions": float(overall.num_questions),
         }
         if self.yes_no is not None:
             values["auc_yes_no"] = self.yes_no.auc

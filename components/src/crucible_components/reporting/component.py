@@ -26,8 +26,11 @@ class ReportRun(Component):
         """The engine's record of the run, and what was predicted on the way."""
 
         run: RunRecord
+        """Filled by the engine."""
         predictions: list[Dataset[Predictions]] | None
+        """Of the steps to compare, in order; each is held against the one before."""
         questions: Dataset[Questions] | None
+        """What they were asked: for the pictures, and to resample by picture."""
 
     class Config(ComponentConfig):
         """What the page shows of the data."""
@@ -45,6 +48,7 @@ class ReportRun(Component):
         """The page."""
 
         report: Report
+        """One page that needs nothing else."""
 
     def run(self, inputs: Inputs, config: Config, outputs: Outputs, context: Context) -> None:
         from crucible_components.reporting.report import render_run

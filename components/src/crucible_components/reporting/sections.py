@@ -21,9 +21,9 @@ from crucible_components.reporting.elements.page import (
     signed_points,
     table,
 )
-from crucible_components.reporting.run import RunView, StepView
+from crucible_components.reporting.run import RunView, Series, StepView
 
-_MAIN_METRICS = frozenset({"loss", "reward", "kl", "entropy", "length", "accuracy"})
+_TELLING = frozenset({"loss", "reward", "kl", "entropy", "length", "accuracy"})
 _MIN_POINTS = 2
 
 
@@ -75,16 +75,15 @@ def curve_section(run: RunView) -> list[Section]:
     main: list[Markup] = []
     rest: list[Markup] = []
     for step in run.steps:
-        for name, points in step.series.items():
-            if len(points) >= _MIN_POINTS:
-                chart = line_chart(f"{step.id}: {name}", [Line(name, points)], x_label="step")
-                (main if _is_telling(name) else rest).append(chart)
+        for name, lines in _families(step.series).items():
+            chart = line_chart(f"{step.id}: {name}", lines, x_label="step")
+            (main if _is_telling(name) else rest).append(chart)
     if not main and not rest:
         return []
     body: list[Child] = [el("div", main, class_="charts")] if main else []
     if rest:
+        label = f"{len(rest)} more charts" if main else f"{len(rest)} charts"
         grid = el("div", rest, class_="charts")
-        label = f"{len(rest)} more series" if main else f"{len(rest)} series"
         body.append(el("details", el("summary", label), grid, open=not main))
     note = "As logged while training; long series are averaged in bins."
     return [Section("Curves", body, note=note)]
@@ -205,9 +204,22 @@ def _comparison_facts(found: Mapping[str, Any]) -> Markup:
     return el("dl", parts, class_="facts")
 
 
+def _families(series: Mapping[str, Series]) -> dict[str, list[Line]]:
+    """The curves of each chart: ``loss/total`` and ``loss/answer`` share one named ``loss``."""
+    families: dict[str, list[Line]] = {}
+    for name, points in series.items():
+        if len(points) >= _MIN_POINTS:
+            head, _, tail = name.partition("/")
+            shared = bool(tail) and head in _TELLING
+            families.setdefault(head if shared else name, []).append(
+                Line(tail if shared else name, points)
+            )
+    return families
+
+
 def _is_telling(metric: str) -> bool:
     """True for metrics that say how training went; speed and the like are not among them."""
-    return not _MAIN_METRICS.isdisjoint(re.split(r"\W|_", metric.lower()))
+    return not _TELLING.isdisjoint(re.split(r"\W|_", metric.lower()))
 
 
 def _short_digest(digest: str) -> str:

@@ -70,11 +70,17 @@ class SynthesizeScenes(Component):
         """One dataset for each stage of the pipeline, and the counts."""
 
         alignment: Dataset[Conversations]
+        """Captions, one or more a picture; ``category`` is the set, e.g. SynthColor."""
         fusion: Dataset[Conversations]
+        """Conversations of every form; ``category`` is the set, e.g. SynthConvShort."""
         instruction: Dataset[Conversations]
+        """Short answers; ``category`` is attribute, quantity, space, reading or choice."""
         prompts: Dataset[Questions]
+        """Questions with answers about scenes that no training set shows."""
         evaluation: Dataset[Questions]
+        """Questions with answers about contents that no training picture shows."""
         metrics: Metrics
+        """Counts, and per category the accuracy of the commonest answer and of blind guessing."""
 
     @classmethod
     def estimate(cls, config: Config) -> Estimate:

@@ -100,7 +100,7 @@ def _write_all(
 ) -> dict[str, float]:
     total = sum(num_scenes for *_, num_scenes in streams)
     done = 0
-    metrics: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     written: dict[str, list[Record]] = {}
 
     def advance() -> None:
@@ -110,12 +110,11 @@ def _write_all(
 
     for dataset, stream, _ in streams:
         written[dataset.name] = records = _write(dataset, stream, advance)
-        metrics[f"num_{dataset.name}_records"] = len(records)
-        metrics[f"num_{dataset.name}_images"] = float(dataset.metadata["num_images"])
+        sizes[f"num_{dataset.name}_records"] = len(records)
+        sizes[f"num_{dataset.name}_images"] = float(dataset.metadata["num_images"])
         turns = sum(len(record.get("conversations", ())) // 2 for record in records)
-        metrics[f"num_{dataset.name}_answers"] = turns or len(records)
-    metrics.update(answer_metrics(written["evaluation"], written["prompts"]))
-    return metrics
+        sizes[f"num_{dataset.name}_answers"] = turns or len(records)
+    return answer_metrics(written["evaluation"], written["prompts"]) | sizes
 
 
 def _write(
@@ -151,7 +150,11 @@ def answer_metrics(evaluation: Iterable[Record], training: Iterable[Record]) -> 
         answers[category][answer] += 1
         commonest = by_template[record["template"]].most_common(1)
         guessed[category] += bool(commonest) and commonest[0][0] == answer
-    metrics: dict[str, float] = {}
+    overall = sum(answers.values(), Counter[str]())
+    metrics = {
+        "majority": max(overall.values()) / overall.total(),
+        "blind": guessed.total() / overall.total(),
+    }
     for category in (each for each in CATEGORIES if each in answers):
         counts = answers[category]
         metrics[f"majority_{category}"] = max(counts.values()) / counts.total()
@@ -160,9 +163,4 @@ def answer_metrics(evaluation: Iterable[Record], training: Iterable[Record]) -> 
         metrics.update(
             {f"answers_{category}_{answer}": number for answer, number in sorted(counts.items())}
         )
-    total = sum(counts.total() for counts in answers.values())
-    if total:
-        overall = sum(answers.values(), Counter[str]())
-        metrics["majority"] = max(overall.values()) / total
-        metrics["blind"] = guessed.total() / total
     return metrics

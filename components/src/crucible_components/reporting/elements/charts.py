@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crucible_components.reporting.elements.markup import Markup, el
-from crucible_components.reporting.elements.page import percent, percent_range, series_color
+from crucible_components.reporting.elements.page import (
+    legend,
+    percent,
+    percent_range,
+    series_color,
+)
 
 Point = tuple[float, float]
 
@@ -95,9 +100,10 @@ def line_chart(
         role="img",
         width="100%",
     )
-    value = number(next(iter(last.values()))) if len(last) == 1 and not unit_square else None
-    caption = el("figcaption", el("b", title), f" · last {value}" if value else None)
-    return el("figure", caption, drawing)
+    if len(shown) > 1:
+        return el("figure", el("figcaption", el("b", title)), drawing, _keys(shown))
+    value = number(next(iter(last.values())))
+    return el("figure", el("figcaption", el("b", title), f" · last {value}"), drawing)
 
 
 def interval_plot(title: str, rows: Sequence[IntervalRow]) -> Markup:
@@ -124,6 +130,10 @@ def nice_ticks(low: float, high: float, *, target: int = 4) -> list[float]:
     step = next(m for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * (1 - 1e-9)) * magnitude
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
+
+
+def _keys(shown: Sequence[tuple[int, Line, list[Point]]]) -> Markup:
+    return legend([line.label for _, line, _ in shown], [index for index, _, _ in shown])
 
 
 def _thinned(points: list[Point]) -> list[Point]:

@@ -115,13 +115,13 @@ def pill(text: str, tone: str | None = None) -> Markup:
     return el("span", text, class_=f"pill {tone}" if tone else "pill")
 
 
-def legend(labels: Sequence[str]) -> Markup:
-    """Colour keys of the series, in their order."""
+def legend(labels: Sequence[str], indices: Sequence[int] | None = None) -> Markup:
+    """Colour keys of series; ``indices`` are their places where not all are shown."""
     return el(
         "ul",
         [
             el("li", el("i", class_=f"fill-{series_color(i)}", aria_hidden="true"), label)
-            for i, label in enumerate(labels)
+            for i, label in zip(indices or range(len(labels)), labels, strict=True)
         ],
         class_="legend",
     )
