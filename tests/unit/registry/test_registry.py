@@ -221,6 +221,25 @@ def test_pull_of_damaged_bytes_leaves_nothing(workshop: Workshop, tmp_path: Path
     assert not [p for p in tmp_path.iterdir() if "pulled" in p.name]
 
 
+def test_versions_of_others_and_of_newer_code_are_listed(workshop: Workshop) -> None:
+    workshop.release("first", 60)
+    client = connect(workshop.settings)
+    newer = json.loads(client.get_model_version("vlm", "1").tags["gate.decision"])
+    newer["seal"] = "x"
+    newer["policy"]["rule_version"] = 2
+    client.set_model_version_tag("vlm", "1", "gate.decision", json.dumps(newer))
+    assert workshop.registry.show("vlm", 1).decision == workshop.decisions[0]
+    client.create_model_version("vlm", "file:///elsewhere", workshop.mlflow_run_id)
+    client.set_model_version_tag("vlm", "2", "gate.decision", "{}")
+    other = workshop.registry.show("vlm", 2)
+    assert (other.gate_status, other.decision, other.digest) == ("unknown", None, None)
+    assert other.summary == "no gate decision"
+    with pytest.raises(GateRefused, match="no gate decision"):
+        workshop.registry.promote("vlm", 2)
+    with pytest.raises(UserError, match="not registered by this platform"):
+        workshop.registry.resolve("models:/vlm/2")
+
+
 def test_version_reads_as_json_and_text(workshop: Workshop) -> None:
     workshop.release("first", 60)
     version = workshop.release("second", 80)

@@ -316,3 +316,5 @@ def test_text_where_a_metric_belongs_is_told(
     step = StepRun(mlflow.client, "none", {})
     step.take([{"type": "metrics", "time": 1.0, "step": 0, "values": {"loss": "low"}}], 1)
     assert "loss of none is no number: 'low'" in caplog.text
+    step.take([{"type": "metrics"}, {"type": "tags", "values": 3}, {"type": "novel"}], 1)
+    assert caplog.text.count("skipped event") == 2

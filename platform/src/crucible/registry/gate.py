@@ -23,7 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crucible.registry.paired import Answers, PairedComparison, compare_paired
 
-_MODEL = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+# Decisions are read back from tags, also by older code than wrote them: unknown fields pass.
+_MODEL = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+_SAME_DATA = "Evaluate both on the same data, or promote with force and a reason."
 
 
 class MetricBound(BaseModel):
@@ -177,19 +179,18 @@ def _not_comparable(candidate: Answers, champion: Answers) -> str | None:
     if not common:
         return (
             f"Not comparable: none of the candidate's {len(candidate)} record ids is among the "
-            f"champion's {len(champion)}. Evaluate both on the same data."
+            f"champion's {len(champion)}. {_SAME_DATA}"
         )
     if len(common) < max(len(candidate), len(champion)):
         return (
             f"Not comparable: {len(common)} common records, {len(candidate) - len(common)} only of "
-            f"the candidate, {len(champion) - len(common)} only of the champion. Evaluate both on "
-            "the same data."
+            f"the candidate, {len(champion) - len(common)} only of the champion. {_SAME_DATA}"
         )
     changed = sum(candidate[i].task != champion[i].task for i in common)
     if changed:
         return (
             f"Not comparable: {changed} of {len(common)} records have another question or "
-            "reference answer than the champion's. Evaluate both on the same data."
+            f"reference answer than the champion's. {_SAME_DATA}"
         )
     return None
 

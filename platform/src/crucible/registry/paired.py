@@ -39,7 +39,7 @@ Answers = Mapping[str, ScoredAnswer]
 class CategoryComparison(BaseModel):
     """One category's share of a `PairedComparison`. For reading; the gate does not decide on it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     category: str
     num_pairs: int
@@ -50,9 +50,7 @@ class CategoryComparison(BaseModel):
 class PairedComparison(BaseModel):
     """Candidate against champion on the same questions."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     num_pairs: int
     candidate_mean: float

@@ -84,10 +84,7 @@ class Registry:
     def find(self, name: str, digest: str) -> Version | None:
         """The version of ``name`` that holds the artifact ``digest``."""
         aliases = self._versions.aliases_if_any(name)
-        if aliases is None:
-            return None
-        found = self._versions.of(name, aliases)
-        return next((each for each in found if each.digest == digest), None)
+        return None if aliases is None else self._versions.with_digest(name, digest, aliases)
 
     def resolve(self, uri: str) -> str:
         """Manifest digest behind ``models:/NAME@alias`` or ``models:/NAME/3``.

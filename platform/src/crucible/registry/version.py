@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import ValidationError
 
 from crucible.registry.gate import Decision
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 TAG_STATUS: Final = "gate.status"
 TAG_DECISION: Final = "gate.decision"
@@ -89,15 +94,14 @@ class Version:
         tags = dict(found.tags)
         against = tags.get(TAG_CHAMPION, NO_CHAMPION)
         status = tags.get(TAG_STATUS, "")
-        decision = tags.get(TAG_DECISION)
         number = int(found.version)
         return cls(
             name=found.name,
             version=number,
             aliases=tuple(sorted(a for a, v in aliases.items() if int(v) == number)),
             gate_status=_STATUSES.get(status, "unknown"),
-            decision=Decision.from_json(decision) if decision else None,
-            decided_against=None if against == NO_CHAMPION else int(against),
+            decision=_decision(found),
+            decided_against=int(against) if against.isdecimal() else None,
             digest=tags.get(TAG_DIGEST),
             run_id=tags.get(TAG_RUN, ""),
             created_at=found.creation_timestamp / 1000,
@@ -146,6 +150,17 @@ class Version:
         width = max(len(label) for label, _ in rows) + 2
         head = "\n".join(f"{label:<{width}}{text}" for label, text in rows)
         return head + (f"\n\n{decision_text(self.decision)}" if self.decision else "")
+
+
+def _decision(found: ModelVersion) -> Decision | None:
+    text = found.tags.get(TAG_DECISION)
+    if text is None:
+        return None
+    try:
+        return Decision.from_json(text)
+    except ValidationError as error:
+        logger.warning("models:/%s/%s: unreadable %s: %s", found.name, found.version, text, error)
+        return None
 
 
 def decision_text(decision: Decision) -> str:

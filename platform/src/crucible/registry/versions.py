@@ -74,13 +74,13 @@ class Versions:
                 if not token:
                     return sorted(found)
 
-    def of(self, name: str, aliases: Mapping[str, int] | None = None) -> list[Version]:
-        """All versions of a model, newest first; give ``aliases`` if they are at hand.
+    def of(self, name: str) -> list[Version]:
+        """All versions of a model, newest first.
 
         Raises:
             UserError: no such model.
         """
-        aliases = self.aliases(name) if aliases is None else aliases
+        aliases = self.aliases(name)
         found: list[Version] = []
         token: str | None = None
         with mlflow_errors(f"list versions of {name}", RegistryError):
@@ -90,6 +90,13 @@ class Versions:
                 token = page.token
                 if not token:
                     return sorted(found, key=lambda each: each.version, reverse=True)
+
+    def with_digest(self, name: str, digest: str, aliases: Mapping[str, int]) -> Version | None:
+        """The version of ``name`` that holds the artifact ``digest``."""
+        wanted = f"name='{name}' and tags.`{v.TAG_DIGEST}` = '{digest}'"
+        with mlflow_errors(f"find the version of {digest} in {name}", RegistryError):
+            page = self.client.search_model_versions(wanted, max_results=1)
+            return Version.from_mlflow(page[0], aliases) if page else None
 
     def get(self, name: str, number: int, aliases: Mapping[str, int] | None = None) -> Version:
         """One version; give ``aliases`` if they are at hand.

@@ -36,6 +36,7 @@ LOCK_FILE: Final = "relay.lock"
 POLL_SECONDS: Final = 1.0
 MAX_BACKOFF_SECONDS: Final = 30.0
 DEFAULT_GIVE_UP_SECONDS: Final = 60.0
+_GLANCES_PER_POLL: Final = 5
 _NICENESS: Final = 10
 
 
@@ -75,7 +76,15 @@ class Relay:
             backoff_seconds = POLL_SECONDS
             if ended:
                 return
-            self.sleep(POLL_SECONDS)
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        """Pass the time between two writes; return early at the run's end."""
+        for _ in range(_GLANCES_PER_POLL):
+            self.sleep(POLL_SECONDS / _GLANCES_PER_POLL)
+            self.mirror.read()
+            if self.mirror.view.is_final or self.engine_lost():
+                return
 
     def _check_patience(self, ended_at: float | None, error: TemporaryError) -> None:
         if ended_at is None or self.clock() - ended_at < self.give_up_after_seconds:

@@ -50,20 +50,13 @@ class StepRun:
         """Queue the metrics, params and tags of an attempt's events."""
         progress: Mapping[str, Any] | None = None
         for event in events:
-            match event["type"]:
-                case "metrics":
-                    self._take_metrics(event["values"], event["step"], event["time"])
-                case "params":
-                    for name, value in event["values"].items():
-                        self._take_param(mlflow_key(name), param_value(value), attempt)
-                case "tags":
-                    self._tags |= {mlflow_key(k): str(v) for k, v in event["values"].items()}
-                case "progress":
-                    progress = event
+            if event["type"] == "progress":
+                progress = event
+            else:
+                self._take_event(event, attempt)
         # Progress comes twice a second; the last of a poll is what a curve of it needs.
-        if progress is not None and progress["total"]:
-            fraction = progress["done"] / progress["total"]
-            self._take_metrics({PROGRESS_METRIC: fraction}, 0, progress["time"])
+        if progress is not None:
+            self._take_event(progress, attempt)
 
     def take_metrics_at_end(self, values: Mapping[str, float], ended_at: float) -> None:
         """Queue the numbers that a step left behind as an artifact."""
@@ -119,6 +112,23 @@ class StepRun:
             else:
                 self._client.set_terminated(self.mlflow_run_id, status, epoch_ms(ended_at))
         self._sent_status = (status, ended_at)
+
+    def _take_event(self, event: Mapping[str, Any], attempt: int) -> None:
+        try:
+            match event["type"]:
+                case "metrics":
+                    self._take_metrics(event["values"], event["step"], event["time"])
+                case "params":
+                    for name, value in event["values"].items():
+                        self._take_param(mlflow_key(name), param_value(value), attempt)
+                case "tags":
+                    self._tags |= {mlflow_key(k): str(v) for k, v in event["values"].items()}
+                case "progress" if event["total"]:
+                    fraction = event["done"] / event["total"]
+                    self._take_metrics({PROGRESS_METRIC: fraction}, 0, event["time"])
+        except (KeyError, TypeError, AttributeError) as error:
+            # Components may write their own events; a bad one must not cost the good ones.
+            logger.warning("%s: skipped event %r: %r", self.mlflow_run_id, event, error)
 
     def _take_metrics(self, values: Mapping[str, Any], step: int, time_seconds: float) -> None:
         from mlflow.entities import Metric
