@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from operator import eq, ge, gt, le, lt, ne
+from typing import Any, Literal, cast, get_args
 
 from crucible.errors import UserError
 from crucible.specs.document import parse_value
@@ -15,14 +15,9 @@ from crucible.specs.references import OutputRef, ParamRef, parse_reference
 FORM = "Write '${params.NAME} == VALUE' or '${steps.NAME.outputs.METRICS.METRIC} >= NUMBER'."
 _COMPARISON = re.compile(r"\s*(\$\{[^{}]*\})\s*(==|!=|<=|>=|<|>)\s*(\S.*?)\s*\Z", re.DOTALL)
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
-_OPERATORS: dict[Operator, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = dict(
+    zip(get_args(Operator), (eq, ne, lt, le, gt, ge), strict=True)
+)
 
 
 @dataclass(frozen=True)
