@@ -205,11 +205,13 @@ def untrained_model(tmp_path: Path, questions: Dataset) -> Model:
     return Model("model", FolderBytes(folder), ArtifactType("Model", "vision-language"))
 
 
+@pytest.mark.slow
 def test_a_real_model_is_evaluated_alike_in_any_batching(
     run_evaluation: Run, untrained_model: Model
 ) -> None:
     small, large = (
-        run_evaluation(None, model=untrained_model, batch_size=size, limit=12) for size in (5, 64)
+        run_evaluation(None, model=untrained_model, batch_size=size, limit=12, max_new_tokens=3)
+        for size in (5, 64)
     )
     texts = [[r["text"] for r in read_records(e.outputs.predictions)] for e in (small, large)]
     assert texts[0] == texts[1]
@@ -217,6 +219,7 @@ def test_a_real_model_is_evaluated_alike_in_any_batching(
     assert 0 <= small.metrics["auc_yes_no"] <= 1
 
 
+@pytest.mark.slow
 def test_option_probabilities_do_not_depend_on_company(untrained_model: Model) -> None:
     responder = FusionResponder(untrained_model.local_dir())
     rng = np.random.default_rng(0)

@@ -112,6 +112,8 @@ def test_changes_are_those_of_the_predictions(
     for before, after in itertools.pairwise(verdicts):
         assert f"{100 * after.mean():.1f} %" in section
         assert f"{100 * (after.mean() - before.mean()):+.1f}" in section
+    first_to_last = verdicts[2].mean() - verdicts[0].mean()
+    assert f"{100 * first_to_last:+.1f}" in section[section.index("Every pair") :]
 
 
 def test_run_without_predictions_or_logs_still_has_a_page(

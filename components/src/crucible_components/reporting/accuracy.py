@@ -73,22 +73,31 @@ def compare_in_order(
     found = []
     for index, current in enumerate(series):
         ids = list(current.records)
+        accuracy = accuracy_interval(current.correct(ids), clusters.of(ids), bootstrap)
         difference = None
         if index:
-            before = series[index - 1]
-            common = [
-                each
-                for each in ids
-                if each in before.records
-                and before.records[each]["question"] == current.records[each]["question"]
-            ]
-            if common:
-                difference = paired_difference(
-                    current.correct(common), before.correct(common), clusters.of(common), bootstrap
-                )
-        accuracy = accuracy_interval(current.correct(ids), clusters.of(ids), bootstrap)
+            difference = difference_of(current, series[index - 1], clusters, bootstrap)
         found.append(Comparison(current, accuracy, len(ids), difference))
     return found
+
+
+def difference_of(
+    candidate: PredictionSeries,
+    baseline: PredictionSeries,
+    clusters: Clusters,
+    bootstrap: Bootstrap,
+) -> PairedDifference | None:
+    """Candidate minus baseline on the questions that both were asked; None if there are none."""
+    common = [
+        key
+        for key, record in candidate.records.items()
+        if key in baseline.records and baseline.records[key]["question"] == record["question"]
+    ]
+    if not common:
+        return None
+    return paired_difference(
+        candidate.correct(common), baseline.correct(common), clusters.of(common), bootstrap
+    )
 
 
 def categories_of(series: Sequence[PredictionSeries]) -> list[str]:

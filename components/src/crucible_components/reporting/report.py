@@ -59,7 +59,7 @@ def render_run(inputs: ReportRun.Inputs, config: ReportRun.Config, seed: int) ->
             *release_section(run),
             pipeline_section(run),
             *accuracy_section(series, clusters, bootstrap),
-            *stage_section(comparisons),
+            *stage_section(comparisons, clusters, bootstrap),
             *curve_section(run),
             *sample_section(series, questions, archive, config.num_samples),
             *parameter_section(run),

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from crucible_components.data.images import ImageArchive
 from crucible_components.data.schema import Record
-from crucible_components.evaluation.uncertainty import Bootstrap
+from crucible_components.evaluation.uncertainty import Bootstrap, PairedDifference
 from crucible_components.reporting.accuracy import (
     Clusters,
     Comparison,
     PredictionSeries,
     categories_of,
     category_interval,
+    difference_of,
     majority_share,
 )
 from crucible_components.reporting.elements.cards import answer_line, sample_card
@@ -27,6 +28,8 @@ from crucible_components.reporting.elements.page import (
     signed_points,
     table,
 )
+
+_MIN_SERIES_FOR_PAIRS = 2
 
 
 def accuracy_section(
@@ -65,37 +68,54 @@ def accuracy_section(
     return [Section("Accuracy by category", body, note=note)]
 
 
-def stage_section(comparisons: Sequence[Comparison]) -> list[Section]:
-    """Each evaluated step against the one before it."""
+def stage_section(
+    comparisons: Sequence[Comparison], clusters: Clusters, bootstrap: Bootstrap
+) -> list[Section]:
+    """Each evaluated step against the one before it, and every pair."""
     if not comparisons:
         return []
-    rows: list[list[Child]] = []
-    for each in comparisons:
-        found = each.difference
-        rows.append(
-            [
-                each.series.label,
-                each.num_questions,
-                percent(each.accuracy.mean),
-                percent_range(each.accuracy.low, each.accuracy.high),
-                *(
-                    ["–", "–", "–"]
-                    if found is None
-                    else [
-                        _difference(found.mean, found.low, found.high),
-                        f"{signed_points(found.low)} to {signed_points(found.high)}",
-                        f"{found.mcnemar_p:.2g}",
-                    ]
-                ),
-            ]
-        )
     headers = ["Step", "Questions", "Accuracy", "Interval", "Change", "Interval", "McNemar p"]
-    body = table(headers, rows, caption="Each step against the one above it", numbers_from=1)
+    rows = [_stage_row(each) for each in comparisons]
+    body = [table(headers, rows, caption="Each step against the one above it", numbers_from=1)]
+    if len(comparisons) > _MIN_SERIES_FOR_PAIRS:
+        body.append(_pair_table([each.series for each in comparisons], clusters, bootstrap))
     note = (
         "Changes are percentage points on the questions that both were asked, with the interval "
-        "of a paired bootstrap over pictures."
+        "of a paired bootstrap over pictures; coloured where the interval leaves out zero."
     )
     return [Section("Before and after", body, note=note)]
+
+
+def _stage_row(each: Comparison) -> list[Child]:
+    row: list[Child] = [
+        each.series.label,
+        each.num_questions,
+        percent(each.accuracy.mean),
+        percent_range(each.accuracy.low, each.accuracy.high),
+    ]
+    found = each.difference
+    if found is None:
+        return [*row, "–", "–", "–"]
+    return [*row, _points(found), _point_range(found), f"{found.mcnemar_p:.2g}"]
+
+
+def _pair_table(
+    series: Sequence[PredictionSeries], clusters: Clusters, bootstrap: Bootstrap
+) -> Markup:
+    rows: list[list[Child]] = []
+    for index, candidate in enumerate(series[1:], start=1):
+        row: list[Child] = [candidate.label]
+        for column, baseline in enumerate(series[:-1]):
+            found = None
+            if column < index:
+                found = difference_of(candidate, baseline, clusters, bootstrap)
+            if found is None:
+                row.append("·")
+            else:
+                row.append([_points(found), el("div", _point_range(found), class_="note")])
+        rows.append(row)
+    headers = ["Row minus column", *(each.label for each in series[:-1])]
+    return table(headers, rows, caption="Every pair", numbers_from=1)
 
 
 def sample_section(
@@ -144,6 +164,10 @@ def choose_questions(
     return [piles[category][rank] for rank, category in sorted(ranked)[:limit]]
 
 
-def _difference(mean: float, low: float, high: float) -> Markup:
-    tone = "good-text" if low > 0 else "bad-text" if high < 0 else None
-    return el("b", signed_points(mean), class_=tone)
+def _points(found: PairedDifference) -> Markup:
+    tone = "good-text" if found.low > 0 else "bad-text" if found.high < 0 else None
+    return el("b", signed_points(found.mean), class_=tone)
+
+
+def _point_range(found: PairedDifference) -> str:
+    return f"{signed_points(found.low)} to {signed_points(found.high)}"

@@ -93,6 +93,7 @@ tbody th{font-weight:600;text-align:left}
 .steps th,.steps td{white-space:nowrap;padding-left:.4rem;padding-right:.4rem}
 td.number,th.number{text-align:right;white-space:nowrap}
 tbody tr:last-child>*{border-bottom:0}
+.scroll+.scroll{margin-top:.9rem}
 code,.mono{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.84em}
 code{overflow-wrap:anywhere}
 pre{overflow-x:auto;background:var(--raised);border-radius:10px;padding:.8rem .9rem;
