@@ -101,6 +101,17 @@ def test_series_are_named_by_the_step_that_wrote_them(
     assert "evaluate-merged" in section
 
 
+def test_steps_that_wrote_the_same_keep_their_names(
+    quickstart: Any, predictions: list[Dataset], render: Render
+) -> None:
+    same = [predictions[1], predictions[1]]
+    outputs = quickstart.states["evaluate"].outputs
+    outputs["predictions"] = quickstart.states["evaluate-merged"].outputs["predictions"]
+    section = Outline(render(quickstart, same)).sections["Before and after"]
+    assert "evaluate-merged" in section
+    assert "\nevaluate\n" in section
+
+
 def test_changes_are_those_of_the_predictions(
     quickstart: Any, predictions: list[Dataset], questions: Dataset, render: Render
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from crucible.sdk.types import Dataset, Predictions
 from crucible_components.data.records import ImageArchive, read_records
 from crucible_components.evaluation.uncertainty import Bootstrap
 from crucible_components.reporting.accuracy import (
@@ -41,11 +42,7 @@ def render_run(inputs: ReportRun.Inputs, config: ReportRun.Config, seed: int) ->
     """
     run = read_run(inputs.run)
     predictions = inputs.predictions or []
-    labels = [
-        run.producer_of(each.digest) or f"predictions {i}"
-        for i, each in enumerate(predictions, start=1)
-    ]
-    series = read_series(predictions, labels)
+    series = read_series(predictions, _labels(run, predictions))
     questions = read_records(inputs.questions) if inputs.questions else []
     bootstrap = Bootstrap(config.num_bootstrap, config.confidence, seed)
     clusters = Clusters(questions)
@@ -72,6 +69,16 @@ def render_run(inputs: ReportRun.Inputs, config: ReportRun.Config, seed: int) ->
         sections=sections,
         footer=f"Run {run.run_id}, plan {run.plan_digest}.",
     )
+
+
+def _labels(run: RunView, predictions: Sequence[Dataset[Predictions]]) -> list[str]:
+    """The step that wrote each; steps that wrote the same are taken in their order."""
+    labels: list[str] = []
+    for number, each in enumerate(predictions, start=1):
+        producers = run.producers_of(each.digest)
+        free = [step_id for step_id in producers if step_id not in labels]
+        labels.append((free or producers or [f"predictions {number}"])[0])
+    return labels
 
 
 def _subtitle(run: RunView) -> list[Child]:

@@ -86,10 +86,9 @@ class RunView:
         ends = [step.ended_at for step in self.steps if step.ended_at is not None]
         return max(ends) - self.started_at if ends and self.started_at is not None else None
 
-    def producer_of(self, digest: str | None) -> str | None:
-        """Id of the step that wrote the artifact of that digest."""
-        owners = (step.id for step in self.steps if digest in step.outputs.values())
-        return next(owners, None)
+    def producers_of(self, digest: str | None) -> list[str]:
+        """Ids of the steps that wrote the artifact of that digest: equal outputs, one digest."""
+        return [step.id for step in self.steps if digest in step.outputs.values()]
 
 
 def read_run(record: RunRecord) -> RunView:
