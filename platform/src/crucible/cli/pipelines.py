@@ -78,12 +78,12 @@ def submit(
     """Run FILE and follow it to its end. Ctrl-C ends the run; `resume` continues it."""
     from crucible.cli.live import follow
     from crucible.engines import get_engine
-    from crucible.plan import build
     from crucible.settings import Settings
 
     spec = _load(file, preset, set_)
-    engine = get_engine(Settings.load())
-    started = engine.submit(build(spec), run_id=run_id)
+    settings = Settings.load()
+    engine = get_engine(settings)
+    started = engine.submit(_build(spec, settings), run_id=run_id)
     if detach:
         print_json({"run_id": started}) if json else typer.echo(started)
         return
@@ -120,15 +120,26 @@ def _overrides(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def _build(spec: PipelineSpec, settings: Settings) -> Plan:
+    from crucible.plan import build
+
+    def resolve_model(uri: str) -> str:
+        from crucible.registry import Registry
+
+        return Registry(settings).resolve(uri)
+
+    return build(spec, resolve_model=resolve_model)
+
+
 def _planned(
     spec: PipelineSpec, settings: Settings
 ) -> tuple[Plan, tuple[str, Plan] | None, dict[str, CacheOutlook]]:
     from crucible.artifacts import open_store
     from crucible.engines import get_engine
-    from crucible.plan import build, cache_outlook
+    from crucible.plan import cache_outlook
 
     engine: Engine = get_engine(settings)
-    built = build(spec)
+    built = _build(spec, settings)
     last = engine.last_plan(built.name)
     store = open_store(settings.store_uri)
     return built, last, cache_outlook(built, store.cache_get, last[1] if last else None)
