@@ -48,7 +48,8 @@ def test_mcnemar_equals_scipy(wins: int, losses: int) -> None:
 def test_bootstrap_equals_resampling_the_questions_themselves() -> None:
     rng = random.Random(3)
     values = [rng.choice([-1.0, 0.0, 0.0, 1.0, 1.0]) for _ in range(400)]
-    low, high = bootstrap_interval(values, confidence=0.9, num_resamples=40_000, seed=1)
+    singles = [(value, 1) for value in values]
+    low, high = bootstrap_interval(singles, confidence=0.9, num_resamples=40_000, seed=1)
 
     index = np.random.default_rng(9).integers(0, 400, size=(40_000, 400))
     means = np.asarray(values)[index].mean(axis=1)
@@ -60,7 +61,8 @@ def test_bootstrap_equals_resampling_the_questions_themselves() -> None:
 
 def test_bootstrap_agrees_with_the_normal_interval_for_many_questions() -> None:
     values = [1.0] * 700 + [0.0] * 8000 + [-1.0] * 300
-    low, high = bootstrap_interval(values, confidence=0.95, num_resamples=50_000, seed=0)
+    singles = [(value, 1) for value in values]
+    low, high = bootstrap_interval(singles, confidence=0.95, num_resamples=50_000, seed=0)
     mean = 400 / 9000
     error = math.sqrt((1000 / 9000 - mean**2) / 9000)
     assert low == pytest.approx(mean - 1.96 * error, abs=0.03 * error)
@@ -73,9 +75,52 @@ def test_coverage_of_the_interval() -> None:
     covered = 0
     for trial in range(300):
         d = rng.choice([-1.0, 0.0, 1.0], p=[p_loss, 1 - p_loss - p_win, p_win], size=n)
-        low, high = bootstrap_interval(list(d), confidence=0.9, num_resamples=1000, seed=trial)
+        singles = [(float(value), 1) for value in d]
+        low, high = bootstrap_interval(singles, confidence=0.9, num_resamples=1000, seed=trial)
         covered += low <= p_win - p_loss <= high
     assert 0.85 <= covered / 300 <= 0.95  # 0.90 +- 3 standard errors of 300 trials
+
+
+def test_bootstrap_equals_resampling_the_clusters_themselves() -> None:
+    rng = random.Random(4)
+    sizes = [rng.choice([1, 2, 5]) for _ in range(150)]
+    groups = [[rng.choice([-1.0, 0.0, 1.0])] * size for size in sizes]
+    clusters = [(sum(group), len(group)) for group in groups]
+    low, high = bootstrap_interval(clusters, confidence=0.9, num_resamples=40_000, seed=1)
+
+    index = np.random.default_rng(9).integers(0, 150, size=(40_000, 150))
+    table = np.asarray(clusters)
+    sums, numbers = table[:, 0][index].sum(axis=1), table[:, 1][index].sum(axis=1)
+    expected_low, expected_high = np.quantile(sums / numbers, [0.05, 0.95])
+    assert low == pytest.approx(expected_low, abs=0.004)
+    assert high == pytest.approx(expected_high, abs=0.004)
+
+
+def test_questions_about_one_picture_count_as_one() -> None:
+    """Five copies of each question teach nothing: the interval stays, the naive one shrinks."""
+    rng = random.Random(2)
+    once = [(float(rng.random() < 0.6), float(rng.random() < 0.5)) for _ in range(100)]
+    single = compare_paired(
+        answers([a for a, _ in once]), answers([b for _, b in once]), num_resamples=4000
+    )
+
+    def copied(side: int, *, clustered: bool) -> dict[str, ScoredAnswer]:
+        return {
+            f"q{i}-{copy}": ScoredAnswer(pair[side], cluster=f"picture {i}" if clustered else "")
+            for i, pair in enumerate(once)
+            for copy in range(5)
+        }
+
+    grouped = compare_paired(
+        copied(0, clustered=True), copied(1, clustered=True), num_resamples=4000
+    )
+    naive = compare_paired(copied(0, clustered=False), copied(1, clustered=False))
+    assert (grouped.num_pairs, grouped.num_clusters) == (500, 100)
+    assert grouped.difference_low == pytest.approx(single.difference_low)
+    assert grouped.difference_high == pytest.approx(single.difference_high)
+    assert grouped.standard_error == pytest.approx(single.standard_error)
+    width = grouped.difference_high - grouped.difference_low
+    assert naive.difference_high - naive.difference_low < 0.6 * width
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.randoms())

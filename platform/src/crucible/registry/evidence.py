@@ -21,7 +21,7 @@ def read_metrics(store: Store, digest: str) -> dict[str, float]:
         UserError: it is not a flat object of numbers.
     """
     with store.reader(digest).open("metrics.json") as stream:
-        values = json.load(stream)
+        values = _parsed(stream.read())
     if not isinstance(values, dict) or not all(map(_is_number, values.values())):
         raise UserError(
             f"metrics {digest}: metrics.json is not a flat object of numbers. "
@@ -42,7 +42,7 @@ def read_answers(store: Store, digest: str) -> dict[str, ScoredAnswer]:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            record = json.loads(line)
+            record = _parsed(line)
             problem = _problem(record, answers)
             if problem:
                 problems.append(f"line {number}: {problem}")
@@ -67,8 +67,18 @@ def read_champion_answers(store: Store, digest: str | None) -> Mapping[str, Scor
         return {}
 
 
+def _parsed(text: bytes) -> Any:
+    """The JSON value, or None: both callers refuse what is no object."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _problem(record: Any, seen: Mapping[str, ScoredAnswer]) -> str | None:
-    if not isinstance(record, dict) or "id" not in record:
+    if not isinstance(record, dict):
+        return "not a JSON object"
+    if "id" not in record:
         return "no id"
     if str(record["id"]) in seen:
         return f"id {record['id']!r} twice"
@@ -83,6 +93,7 @@ def _answer(record: Mapping[str, Any]) -> ScoredAnswer:
     return ScoredAnswer(
         score=float(record["correct"]),
         category=str(record.get("category", "")),
+        cluster=str(record.get("image") or ""),
         task=hashlib.sha256(asked.encode()).hexdigest(),
     )
 

@@ -1,20 +1,22 @@
 """Paired comparison of two models on the same questions.
 
-The unit is the question: with s the score of one answer (1 or 0 for right or wrong, the mean over
-samples when there are several), d = s(candidate) - s(champion) per question. Reported are mean(d),
-a percentile interval from the paired bootstrap, and, for right-or-wrong scores, the exact McNemar
-p-value over the questions on which the two differ.
+With s the score of one answer (1 or 0 for right or wrong, the mean over samples when there are
+several), d = s(candidate) - s(champion) per question. Reported are mean(d), a percentile interval
+from the paired bootstrap, and, for right-or-wrong scores, the exact McNemar p-value over the
+questions on which the two differ. Questions about one picture succeed and fail together, so the
+picture is what is resampled (a cluster); without pictures it is the question. McNemar's test takes
+questions as independent: it is there to be read, the interval decides.
 
-Source: Miller, arXiv:2411.00640 (questions are the unit, pair by question); Efron and Tibshirani,
-An Introduction to the Bootstrap, chapter 13 (percentile interval); McNemar 1947, exact binomial.
-Departs: resamples the counts of the distinct values of d, a multinomial draw, instead of the
-questions. That is the same distribution, costs nothing per question and ignores their order.
+Source: Miller, arXiv:2411.00640 (pairing, clusters); Efron and Tibshirani, An Introduction to the
+Bootstrap, chapter 13 (percentile interval); McNemar 1947, exact binomial.
+Departs: resamples the counts of the distinct kinds of clusters, a multinomial draw, instead of the
+clusters. That is the same distribution, costs nothing per question and ignores their order.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,15 @@ class ScoredAnswer:
     category: str = ""
     task: str = ""
     """Digest of question and reference answer: equal for two models that were asked the same."""
+    cluster: str = ""
+    """What it shares its fate with, e.g. the picture; empty: nothing."""
 
+
+_MAX_DRAWN = 1 << 20
+"""Counts drawn at a time: fractional scores can make as many kinds as clusters."""
+
+Cluster = tuple[float, int]
+"""Sum of d over the questions of one cluster, and how many they are."""
 
 Answers = Mapping[str, ScoredAnswer]
 """Scored answers by record id."""
@@ -53,6 +63,7 @@ class PairedComparison(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     num_pairs: int
+    num_clusters: int
     candidate_mean: float
     champion_mean: float
     difference_mean: float
@@ -64,7 +75,7 @@ class PairedComparison(BaseModel):
     num_resamples: int
     seed: int
     standard_error: float | None
-    """sd(d) / sqrt(n); none for a single pair."""
+    """Of mean(d), between clusters; none for a single cluster."""
     minimum_detectable_effect: float | None
     """About 2.8 standard errors: the smallest difference found with 80 % power at 5 %."""
     num_candidate_only: int | None
@@ -93,16 +104,17 @@ def compare_paired(
     if not candidate or candidate.keys() != champion.keys():
         raise ValueError("compare_paired needs the same ids, at least one, on both sides.")
     ids = sorted(candidate)
-    differences = [candidate[i].score - champion[i].score for i in ids]
     n = len(ids)
-    mean = math.fsum(differences) / n
+    clusters = _clusters(candidate, champion)
+    mean = math.fsum(candidate[i].score - champion[i].score for i in ids) / n
     low, high = bootstrap_interval(
-        differences, confidence=confidence, num_resamples=num_resamples, seed=seed
+        clusters, confidence=confidence, num_resamples=num_resamples, seed=seed
     )
-    error = _standard_error(differences, mean)
+    error = _standard_error(clusters, mean)
     wins, losses, p_value = _mcnemar_counts(candidate, champion)
     return PairedComparison(
         num_pairs=n,
+        num_clusters=len(clusters),
         candidate_mean=math.fsum(candidate[i].score for i in ids) / n,
         champion_mean=math.fsum(champion[i].score for i in ids) / n,
         difference_mean=mean,
@@ -121,16 +133,19 @@ def compare_paired(
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, confidence: float, num_resamples: int, seed: int
+    clusters: Sequence[Cluster], *, confidence: float, num_resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` over ``num_resamples`` resamples."""
+    """Percentile interval of the mean over ``num_resamples`` resamples of whole clusters."""
     import numpy as np
 
-    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    draws = np.random.Generator(np.random.PCG64(seed)).multinomial(
-        len(values), counts / len(values), size=num_resamples
-    )
-    means = (draws * distinct).sum(axis=1) / len(values)
+    kinds, counts = np.unique(np.asarray(clusters, dtype=np.float64), axis=0, return_counts=True)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    means: list[float] = []
+    while len(means) < num_resamples:
+        num_draws = min(num_resamples - len(means), 1 + _MAX_DRAWN // len(kinds))
+        draws = generator.multinomial(len(clusters), counts / len(clusters), size=num_draws)
+        sums, sizes = (draws[:, None, :] * kinds.T).sum(axis=2).T
+        means += (sums / sizes).tolist()
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
@@ -162,14 +177,22 @@ def _mcnemar_counts(
     return wins, losses, mcnemar_p_value(wins, losses)
 
 
-def _standard_error(values: Sequence[float], mean: float) -> float | None:
-    n = len(values)
-    if n < 2:
+def _clusters(candidate: Answers, champion: Answers) -> list[Cluster]:
+    members: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record_id, answer in candidate.items():
+        alone = "" if answer.cluster else record_id
+        members[answer.cluster, alone].append(answer.score - champion[record_id].score)
+    # fsum rounds once, so a sum does not depend on the order of the records.
+    return sorted((math.fsum(each), len(each)) for each in members.values())
+
+
+def _standard_error(clusters: Sequence[Cluster], mean: float) -> float | None:
+    num_clusters = len(clusters)
+    if num_clusters < 2:
         return None
-    # Counted, not looped: the sum then does not depend on the order of the records.
-    counts = sorted(Counter(values).items())
-    variance = math.fsum(count * (value - mean) ** 2 for value, count in counts) / (n - 1)
-    return math.sqrt(variance / n)
+    num_pairs = sum(size for _, size in clusters)
+    spread = math.fsum((total - size * mean) ** 2 for total, size in clusters)
+    return math.sqrt(spread * num_clusters / (num_clusters - 1)) / num_pairs
 
 
 def _by_category(candidate: Answers, champion: Answers) -> tuple[CategoryComparison, ...]:

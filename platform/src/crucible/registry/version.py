@@ -184,9 +184,11 @@ def _comparison_lines(decision: Decision) -> list[str]:
     found = decision.comparison
     assert found is not None
     low, high = found.difference_low, found.difference_high
+    grouped = found.num_clusters < found.num_pairs
+    pictures = f" about {found.num_clusters} pictures" if grouped else ""
     lines = [
-        f"Paired on {found.num_pairs} questions, rule `{decision.policy.rule}`, tolerated loss "
-        f"{decision.policy.max_regression:g}: {found.difference_mean:+.4f}, "
+        f"Paired on {found.num_pairs} questions{pictures}, rule `{decision.policy.rule}`, "
+        f"tolerated loss {decision.policy.max_regression:g}: {found.difference_mean:+.4f}, "
         f"{found.confidence:.0%} interval [{low:+.4f}, {high:+.4f}].",
     ]
     if found.mcnemar_p_value is not None:

@@ -56,7 +56,10 @@ class Questions(RecordSchema):
 
 
 class Predictions(RecordSchema):
-    """``{id, category, question, answer, prediction, correct}``: one scored answer a record."""
+    """``{id, image?, category, question, answer, prediction, correct}``: one scored answer a line.
+
+    Answers about one ``image`` are not independent: comparisons resample images.
+    """
 
     variant: ClassVar[str] = "predictions"
 
