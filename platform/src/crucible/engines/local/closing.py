@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,12 @@ from crucible.sdk.catalogue import load_component
 from crucible.sdk.component import slots_of
 from crucible.sdk.types import RunRecord
 
-logger = logging.getLogger(__name__)
 
 _RELEASE_MODULE = "crucible.registry.release"
 _RELEASE_TRIES = 3
 _RELEASE_BACKOFF_SECONDS = 5.0
+_RELEASE_TIMEOUT_SECONDS = 600.0
+"""It reads metrics and talks to MLflow; one that takes longer waits for something that is not."""
 
 
 class Closing:
@@ -96,6 +96,9 @@ class Closing:
         code = ended.exited.exit_code
         if code == 0:
             self._run.record("release.decided", release=json.loads(run_dir.release.read_text()))
+        elif ended.stopped is StopReason.TIMEOUT:
+            minutes = _RELEASE_TIMEOUT_SECONDS / 60
+            self._release_failure = f"release failed: not done after {minutes:g} minutes"
         elif ended.stopped is None:
             if code == EXIT_TEMPORARY and self._release_tries < _RELEASE_TRIES:
                 self._release_at = time.monotonic() + _RELEASE_BACKOFF_SECONDS * self._release_tries
@@ -135,7 +138,8 @@ class Closing:
                 argv=("--run-dir", str(run.run_dir.path)),
                 environ=dict(os.environ),
                 log_path=str(run.run_dir.job_log("release")),
-            )
+            ),
+            timeout_seconds=_RELEASE_TIMEOUT_SECONDS,
         )
 
     def _advance_exit_step(self, step: PlanStep) -> bool:

@@ -17,9 +17,11 @@ MAX_LOG_BYTES = 64 * 2**20
 """Enough for a day of progress lines; a hundred such logs still fit a laptop's disk."""
 _KEPT_SEGMENTS = 4
 _READ_BYTES = 2**16
+_MAX_OVERSHOOT_BYTES = 4096
+"""A part grows by so much over its size to end with a line."""
 _MAX_LINE_BYTES = 2**20
 """Longer lines are handed out in pieces."""
-_CONTINUED = b"\n[crucible] the log goes on in %s.1 and so on; of these the newest are kept\n"
+_CONTINUED = b"[crucible] the log goes on in %s.1 and so on; of these the newest are kept\n"
 
 
 class CappedLog:
@@ -30,16 +32,23 @@ class CappedLog:
         self._segment_bytes = max(1, max_bytes // 2 // _KEPT_SEGMENTS)
         self._number = 0
         self._room = max_bytes // 2
+        self._ends_line = True
         self._descriptor = _create(path)
         self._lost_bytes = 0
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            if self._room == 0:
+            if self._room <= 0 and (self._ends_line or self._room <= -_MAX_OVERSHOOT_BYTES):
                 self._next_segment()
-            part, view = view[: self._room], view[self._room :]
+            room = self._room
+            if room <= 0:  # full, but in the middle of a line
+                room += _MAX_OVERSHOOT_BYTES
+                line_end = bytes(view[:room]).find(b"\n") + 1
+                room = line_end or room
+            part, view = view[:room], view[room:]
             self._room -= len(part)
+            self._ends_line = part[-1] == ord("\n")
             self._put(part)
 
     def close(self) -> None:
@@ -133,7 +142,7 @@ def _dropped(path: Path, number: int, next_number: int) -> bytes:
     with contextlib.suppress(FileNotFoundError):  # dropped in its turn: the next gap is larger
         size_bytes = _segment_path(path, next_number).stat().st_size
     missing = size_bytes * (next_number - number - 1)
-    return f"\n[crucible] about {missing:,} bytes of this log were dropped here\n".encode()
+    return f"[crucible] about {missing:,} bytes of this log were dropped here\n".encode()
 
 
 def _open_if_there(path: Path) -> BinaryIO | None:
