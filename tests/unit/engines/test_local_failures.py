@@ -205,7 +205,11 @@ def test_cancel_ends_everything(engine, home_dir, monkeypatch, ignore_sigterm: b
     monkeypatch.setenv("CRUCIBLE_LOCAL_GRACE_SECONDS", "0.5")
     hang = one("Hang", config={"ignore_sigterm": ignore_sigterm})
     below = make_step("below", "Noop", after=("step",))
-    run_id = engine.submit(make_plan(hang, below, on_exit=make_step("on_exit", "TellProcess")))
+    run_id = engine.submit(
+        make_plan(
+            hang, below, on_exit=make_step("on_exit", "crucible.testing.observers:TellProcess")
+        )
+    )
     wait_for_log(engine, run_id, "step", StepStatus.RUNNING)
     state = engine.cancel(run_id)
     assert state.status is RunStatus.CANCELLED
@@ -220,7 +224,9 @@ def test_a_signal_to_the_engine_leaves_a_resumable_run(
     engine, home_dir, run, number: int, tmp_path: Path
 ) -> None:
     count = one("Count", config={"until": 30, "checkpoint_every": 1, "pause_seconds": 0.05})
-    run_id = engine.submit(make_plan(count, on_exit=make_step("on_exit", "TellProcess")))
+    run_id = engine.submit(
+        make_plan(count, on_exit=make_step("on_exit", "crucible.testing.observers:TellProcess"))
+    )
     wait_for_log(engine, run_id, "step", StepStatus.RUNNING)
     pid = int((home_dir / "runs" / run_id / "lock").read_text())
     os.kill(pid, number)

@@ -41,7 +41,7 @@ def releasing(accuracy: float, *, gated: bool = False) -> Plan:
         evaluate,
         train,
         name=f"releasing-{gated}",
-        on_exit=make_step("on_exit", "DescribeRun", {"run": []}),
+        on_exit=make_step("on_exit", "crucible.testing.observers:DescribeRun", {"run": []}),
         release=Release(StepOutput("train", "model"), "tiny", gate),
     )
 

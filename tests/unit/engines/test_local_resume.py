@@ -30,7 +30,7 @@ def attempts(state) -> dict[str, int]:
 
 def test_a_failed_run_goes_on_from_the_last_good_step(run, tmp_path: Path) -> None:
     below = make_step("below", "Noop", {"dataset": StepOutput("flaky", "dataset")})
-    exit_step = make_step("on_exit", "TellProcess")
+    exit_step = make_step("on_exit", "crucible.testing.observers:TellProcess")
     plan = make_plan(make_step("first", "Noop"), fails_once(tmp_path), below, on_exit=exit_step)
     failed = run(plan)
     assert failed.status is RunStatus.FAILED

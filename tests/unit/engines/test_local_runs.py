@@ -172,7 +172,9 @@ class TestExitStep:
 
     def exit_step(self, *steps: PlanStep) -> PlanStep:
         sources = [StepOutput(step.id, "metrics") for step in steps]
-        return make_step("on_exit", "DescribeRun", {"run": [], "metrics": sources})
+        return make_step(
+            "on_exit", "crucible.testing.observers:DescribeRun", {"run": [], "metrics": sources}
+        )
 
     def test_after_success(self, run, record) -> None:
         emit = make_step("emit", "Emit", config={"values": {"loss": 2.5}})
@@ -210,7 +212,9 @@ class TestExitStep:
 
 
 def test_every_step_is_a_process_of_its_own(run, record) -> None:
-    state = run(make_plan(*(make_step(f"s{n}", "TellProcess") for n in range(3))))
+    state = run(
+        make_plan(*(make_step(f"s{n}", "crucible.testing.observers:TellProcess") for n in range(3)))
+    )
     told = [record(state, step_id) for step_id in state.steps]
     assert len({each["pid"] for each in told}) == 3
     assert all(each["pid"] == each["session"] for each in told)

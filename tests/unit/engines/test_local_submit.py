@@ -89,8 +89,11 @@ def test_what_this_machine_cannot_do_is_told_at_once(engine, monkeypatch, home_d
 def test_gpus_are_handed_out_one_step_each(run, record, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     wants_one = Resources(cpus=0.1, memory_gib=0.1, gpus=1)
-    steps = [make_step(f"s{n}", "TellProcess", resources=wants_one) for n in range(2)]
-    without = make_step("without", "TellProcess")
+    steps = [
+        make_step(f"s{n}", "crucible.testing.observers:TellProcess", resources=wants_one)
+        for n in range(2)
+    ]
+    without = make_step("without", "crucible.testing.observers:TellProcess")
     state = run(make_plan(*steps, without))
     seen = [record(state, step.id)["cuda_visible_devices"] for step in (*steps, without)]
     assert set(seen[:2]) <= {"4", "7"}

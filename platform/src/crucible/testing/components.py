@@ -24,7 +24,6 @@ from crucible.sdk.types import (
     Metrics,
     Model,
     Report,
-    RunRecord,
     SameVariantAs,
     VisionLanguage,
 )
@@ -373,53 +372,3 @@ class KillSelf(Component):
     ) -> None:
         os.kill(os.getpid(), config.signal_number)
         time.sleep(60)
-
-
-class TellProcess(Component):
-    """Write a record of the process that the step runs in."""
-
-    name = "test-tell-process"
-    cacheable: ClassVar[bool] = False
-
-    Outputs = _OneDataset
-
-    def run(
-        self,
-        inputs: ComponentInputs,
-        config: ComponentConfig,
-        outputs: _OneDataset,
-        context: Context,
-    ) -> None:
-        _write_record(
-            outputs.dataset,
-            pid=os.getpid(),
-            session=os.getsid(0),
-            events=os.environ.get("CRUCIBLE_EVENTS"),
-            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        )
-
-
-class DescribeRun(Component):
-    """Write a record of what the run's own record says: an exit step."""
-
-    name = "test-describe-run"
-    cacheable: ClassVar[bool] = False
-
-    class Inputs(ComponentInputs):
-        run: RunRecord
-        metrics: list[Metrics] | None
-
-    Outputs = _OneDataset
-
-    def run(
-        self, inputs: Inputs, config: ComponentConfig, outputs: _OneDataset, context: Context
-    ) -> None:
-        record = inputs.run.read_json("run.json")
-        statuses = {name: step["status"] for name, step in record["state"]["steps"].items()}
-        _write_record(
-            outputs.dataset,
-            statuses=statuses,
-            series=record["metrics"],
-            release=record["state"]["release"],
-            num_metrics=len(inputs.metrics or ()),
-        )

@@ -49,15 +49,9 @@ def make_step(
     uses = component if ":" in component else f"{TESTING_COMPONENTS}:{component}"
     cls = load_component(uses)
     filled = {name: _listed(source) for name, source in (inputs or {}).items()}
-    sources = [source for listed in filled.values() for source in listed]
     values = cls.Config.model_validate(config or {}).model_dump(mode="json")
-    parts = {
-        "component": uses,
-        "config": json.dumps(values),
-        "inputs": json.dumps({name: list(map(_identity, each)) for name, each in filled.items()}),
-    }
+    parts = _fingerprint_parts(uses, values, filled)
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    upstream = [source.step_id for source in sources if isinstance(source, StepOutput)]
     step = PlanStep(
         id=step_id,
         name=step_id.partition("[")[0],
@@ -67,7 +61,7 @@ def make_step(
         outputs={slot.name: slot.type for slot in slots_of(cls.Outputs)},
         fingerprint=f"sha256:{digest}",
         fingerprint_parts=parts,
-        after=tuple(dict.fromkeys((*upstream, *after))),
+        after=tuple(dict.fromkeys((*_producers(filled), *after))),
         resources=Resources(cpus=0.5, memory_gib=0.25),
         retry=Retry(limit=0),
         cache_enabled=cls.cacheable,
@@ -116,6 +110,22 @@ def _slot_inputs(
 
 def _listed(source: Source | list[Source]) -> tuple[Source, ...]:
     return tuple(source) if isinstance(source, list) else (source,)
+
+
+def _producers(filled: Mapping[str, tuple[Source, ...]]) -> list[str]:
+    sources = (source for listed in filled.values() for source in listed)
+    return [source.step_id for source in sources if isinstance(source, StepOutput)]
+
+
+def _fingerprint_parts(
+    uses: str, config: Mapping[str, Any], filled: Mapping[str, tuple[Source, ...]]
+) -> dict[str, str]:
+    identities = {name: list(map(_identity, listed)) for name, listed in filled.items()}
+    return {
+        "component": uses,
+        "config": json.dumps(config),
+        "inputs": json.dumps(identities),
+    }
 
 
 def _identity(source: Source) -> str:

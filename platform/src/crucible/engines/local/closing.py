@@ -23,7 +23,6 @@ from crucible.sdk.catalogue import load_component
 from crucible.sdk.component import slots_of
 from crucible.sdk.types import RunRecord
 
-
 _RELEASE_MODULE = "crucible.registry.release"
 _RELEASE_TRIES = 3
 _RELEASE_BACKOFF_SECONDS = 5.0
