@@ -1,9 +1,9 @@
-"""Seconds a step of a chain of no-op components costs, beside kfp.local's SubprocessRunner.
+"""Seconds that a step of a chain of no-op components costs, beside kfp.local's SubprocessRunner.
 
-Ours is the whole way from ``submit`` to the final state with everything a run does by default: a
-process per step, artifacts committed to the store, synced events, logs, the MLflow relay. The
-peer is at its fastest: ``use_venv=False``, and components that install nothing. A run of one step is measured, too: what a run
-costs whatever its length. Run it on an otherwise idle machine.
+Ours is the whole way from ``submit`` to the final state with everything that a run does by default:
+a process per step, artifacts committed to the store, synced events, logs, the MLflow relay. The
+peer is at its fastest: ``use_venv=False`` and components that install nothing. A run of one step is
+measured, too: what a run costs whatever its length. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -36,8 +36,7 @@ def seconds_of_our_chain(engine: LocalEngine, num_steps: int) -> float:
     """Submit to final state; every step is new to the cache."""
     began = time.perf_counter()
     run_id = engine.submit(noop_chain(num_steps, salt=secrets.token_hex(8)))
-    while not (state := engine.state(run_id)).status.is_final:
-        time.sleep(0.01)
+    *_, state = engine.watch(run_id)
     elapsed = time.perf_counter() - began
     assert state.status is RunStatus.SUCCEEDED, state
     assert not any(step.reason for step in state.steps.values()), "a step came from the cache"

@@ -60,6 +60,18 @@ def test_a_step_whose_output_has_left_the_store_runs_again(run, home_dir, tmp_pa
     assert attempts(state) == {"first": 2, "flaky": 2}
 
 
+def test_references_that_a_power_cut_took_are_made_anew(run, home_dir, tmp_path: Path) -> None:
+    below = make_step("below", "Noop", {"dataset": StepOutput("first", "dataset")})
+    plan = make_plan(make_step("first", "Noop"), fails_once(tmp_path), below)
+    failed = run(plan)
+    steps_dir = home_dir / "runs" / failed.run_id / "steps"
+    (steps_dir / "first/1/outputs/dataset").write_bytes(b"")
+    (steps_dir / "below/1/outputs/dataset").unlink()
+    state = run.resume(failed.run_id, "below")
+    assert state.status is RunStatus.SUCCEEDED
+    assert attempts(state) == {"first": 1, "flaky": 2, "below": 2}
+
+
 def test_a_lost_engine_leaves_an_interrupted_run(engine, home_dir, run) -> None:
     count = make_step(
         "count", "Count", config={"until": 40, "checkpoint_every": 2, "pause_seconds": 0.03}

@@ -142,10 +142,13 @@ class ArtifactRef:
         return canonical_json(asdict(self))
 
     def write(self, path: Path) -> None:
-        """Write the document atomically, parent folders included."""
+        """Write the document atomically, parent folders included.
+
+        Not synced: a reference checks itself when read, and the digest and the store make it anew.
+        """
         with storage_errors(path.parent, f"write the reference {path.name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, self.to_json())
+            write_atomically(path, self.to_json(), durable=False)
 
     @classmethod
     def read(cls, path: Path) -> ArtifactRef:

@@ -1,8 +1,9 @@
 """The event log of a run, and how its state follows from it.
 
 One JSON object a line: ``{"time": seconds since the epoch, "type": …}`` and the fields below. A
-line is one write and one fsync, made before the engine acts on it; a line without an end was never
-acknowledged and is dropped.
+line is one write, made before the engine acts on it, so that it survives ``kill -9``; what
+acknowledges a result is also synced, with all before it, and survives a power cut. A line without
+an end was never acknowledged and is dropped.
 
 run.submitted    run_id, pipeline, plan_digest
 run.started      pid: an engine took the run up
@@ -42,6 +43,9 @@ from crucible.plan.model import Plan
 
 Event = Mapping[str, Any]
 
+_ACKNOWLEDGE_NOTHING = frozenset({"run.started", "run.warning", "step.started"})
+"""Not synced. A power cut that takes a start away makes the attempt's number free again."""
+
 
 class EventLog:
     """The one writer of a run's event log. Hold the run's lock while it is open."""
@@ -52,7 +56,7 @@ class EventLog:
         self._drop_torn_tail()
 
     def append(self, type_: str, **fields: object) -> Event:
-        """Make one event durable and return it.
+        """Write one event, durably if it acknowledges something, and return it.
 
         Raises:
             OSError: it could not be written; the log is as it was before.
@@ -63,7 +67,8 @@ class EventLog:
         try:
             if os.write(self._descriptor, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-            os.fsync(self._descriptor)
+            if type_ not in _ACKNOWLEDGE_NOTHING:
+                os.fsync(self._descriptor)
         except OSError:
             with contextlib.suppress(OSError):  # readers drop a torn line; so does the next writer
                 os.ftruncate(self._descriptor, size_bytes)

@@ -200,9 +200,12 @@ def build_executor_input(
 
 
 def write_executor_output(path: Path, outputs: Mapping[str, RuntimeArtifact]) -> None:
-    """Write KFP's ExecutorOutput; metadata stays flat, since KFP's store keeps it no other way."""
+    """Write KFP's ExecutorOutput; metadata stays flat, since KFP's store keeps it no other way.
+
+    Not synced: an engine makes durable what it reads from it.
+    """
     value = {"artifacts": _artifact_lists({name: (a,) for name, a in outputs.items()})}
-    write_atomically(path, json.dumps(value, allow_nan=False).encode())
+    write_atomically(path, json.dumps(value, allow_nan=False).encode(), durable=False)
 
 
 def read_executor_output(path: Path) -> dict[str, RuntimeArtifact]:

@@ -13,13 +13,20 @@ import sys
 import time
 
 from crucible.artifacts.files import sync_folder
+from crucible.artifacts.manifest import ArtifactRef
 from crucible.artifacts.store import Store
 from crucible.engines.events import EventLog, History, read_events
 from crucible.engines.local import schedule
 from crucible.engines.local.run_dir import RunDir, RunLocked, owner_pid, take_lock, write_owner
 from crucible.engines.local.status import RunView
-from crucible.engines.state import RunStatus
-from crucible.errors import ArtifactCorrupt, ArtifactNotFound, CrucibleError, UserError
+from crucible.engines.state import RunStatus, StepState
+from crucible.errors import (
+    ArtifactCorrupt,
+    ArtifactError,
+    ArtifactNotFound,
+    CrucibleError,
+    UserError,
+)
 from crucible.plan.model import Plan
 from crucible.settings import Settings
 
@@ -159,6 +166,8 @@ def reset_run(run_dir: RunDir, plan: Plan, store: Store, from_step: str | None) 
         or not step.status.has_outputs
         or not _are_whole(list(step.outputs.values()), run_dir.run_id, store)
     ]
+    for step_id in state.steps.keys() - set(reset):
+        _restore_references(state.steps[step_id], run_dir, store)
     log = EventLog(run_dir.events)
     try:
         log.append("run.resumed", reset=reset, fresh=sorted(fresh))
@@ -182,6 +191,18 @@ def _lock_unstarted(run_dir: RunDir, plan: Plan) -> int | None:
         return lock
     os.close(lock)
     return None
+
+
+def _restore_references(step: StepState, run_dir: RunDir, store: Store) -> None:
+    """Write the references to what ``step`` wrote anew if a power cut has taken them."""
+    outputs_dir = run_dir.attempt(step.step_id, step.attempt).outputs_dir
+    for name, digest in step.outputs.items():
+        try:
+            intact = ArtifactRef.read(outputs_dir / name).digest == digest
+        except ArtifactError:
+            intact = False
+        if not intact:
+            ArtifactRef.of(store.manifest(digest), store.uri).write(outputs_dir / name)
 
 
 def _are_whole(digests: list[str], run_id: str, store: Store) -> bool:
