@@ -69,7 +69,7 @@ class DatasetWriter:
         """
         line = self._num_records + 1
         problems = record_problems(record, self._artifact.type.variant)
-        image = record.get("image")
+        image = _own_image(record, self._artifact.type.variant)
         if image is not None and (self._images is None or image not in self._images):
             problems.append(Problem("image", f"{image!r} was not added.", "Use add_image's name."))
         if problems:
@@ -142,7 +142,7 @@ def _parse(
     except ValueError as error:
         return {}, [Problem("", f"is not JSON: {error}.", "Write one JSON object a line.")]
     problems = record_problems(record, variant)
-    image = record.get("image") if isinstance(record, dict) else None
+    image = _own_image(record, variant) if isinstance(record, dict) else None
     if isinstance(image, str) and image not in images:
         rule = f"{image!r} is not in {IMAGES_PATH}."
         problems.append(Problem("image", rule, "Add the picture or remove the field."))
@@ -156,3 +156,8 @@ def _at_line(problem: Problem, line: int) -> Problem:
 def _invalid(artifact: Artifact, problems: list[Problem]) -> UserError:
     listed = "\n".join(f"- {problem}" for problem in problems)
     return UserError(f"{artifact.name}: invalid {artifact.type} records:\n{listed}", problems)
+
+
+def _own_image(record: Record, variant: str) -> object:
+    """The picture that must lie beside ``record``; predictions name one of their questions'."""
+    return None if variant == "predictions" else record.get("image")

@@ -61,7 +61,7 @@ class Answered:
         """One record of schema Predictions."""
         record: Record = {
             key: self.question[key]
-            for key in ("id", "category", "question", "answer", "choices")
+            for key in ("id", "image", "category", "question", "answer", "choices")
             if key in self.question
         }
         record.update(
