@@ -231,6 +231,7 @@ class _Planning:
             predictions=predictions,
             max_regression=spec.gate.max_regression,
             confidence=spec.gate.confidence,
+            rule=spec.gate.rule,
         )
         return Release(outputs[0], spec.register_as, gate, spec.promote_to), ""
 

@@ -178,6 +178,8 @@ class GateSpec(Spec):
     """A Dataset[predictions] output, compared record by record with the champion's."""
     max_regression: Annotated[float, Field(ge=0)] = 0.0
     """How much worse than the champion the candidate may be."""
+    rule: Literal["not-worse", "non-inferior"] = "not-worse"
+    """not-worse refuses what is surely worse; non-inferior promotes what is surely not worse."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the interval of the paired comparison."""
 
