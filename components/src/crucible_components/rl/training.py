@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from crucible.sdk.types import Dataset, Model, Predictions, Questions, VisionLanguage
+from crucible.sdk.types import Dataset, Model, Predictions, VisionLanguage
 from crucible_components.data.records import DatasetWriter, ImageArchive
 from crucible_components.models.fusion import (
     FusionForConditionalGeneration,
@@ -49,7 +49,12 @@ def reinforce(
     # Updates of 1e-6 vanish in bfloat16 weights.
     nn.Module.to(model, torch.float32)
     with ImageArchive(inputs.prompts) as archive:
-        progress = _train(model, processor, inputs.prompts, archive, config, context)
+        prompts = select_prompts(read_prompts(inputs.prompts), config.categories)
+        stream = PromptStream(
+            prompts, context.seed_for, load_image=lru_cache(_MAX_CACHED_IMAGES)(archive.read)
+        )
+        logger.info("%d questions; training %s", len(prompts), ", ".join(config.train_parts))
+        progress = _train(model, processor, stream, config, context)
         _write_samples(progress, archive, outputs.samples)
     nn.Module.to(model, stored_dtype)
     _write_model(model, processor, outputs.model, context.scratch_dir)
@@ -59,15 +64,10 @@ def reinforce(
 def _train(
     model: FusionForConditionalGeneration,
     processor: FusionProcessor,
-    dataset: Dataset[Questions],
-    archive: ImageArchive,
+    stream: PromptStream,
     config: GrpoConfig,
     context: Context,
 ) -> RunProgress:
-    prompts = select_prompts(read_prompts(dataset), config.categories)
-    logger.info("%d questions; training %s", len(prompts), ", ".join(config.train_parts))
-    load_image = lru_cache(_MAX_CACHED_IMAGES)(archive.read)
-    stream = PromptStream(prompts, context.seed_for, load_image=load_image)
     reference = None
     if config.beta_kl > 0:
         reference = _policy(copy.deepcopy(model), processor, config, trained_parts=())
