@@ -64,8 +64,8 @@ class LocalEngine:
         return RunView(self._find(run_id)).look()
 
     def states(self) -> list[RunState]:
-        """All runs, newest first."""
-        return [RunView(run_dir).look() for run_dir in self._run_dirs()]
+        """All runs, newest first, without the progress and metrics of their steps."""
+        return [RunView(run_dir).look(progress=False) for run_dir in self._run_dirs()]
 
     def plan_of(self, run_id: str) -> Plan:
         """The plan as it was submitted."""

@@ -32,6 +32,8 @@ from crucible.settings import Settings
 
 _SUPERVISOR_MODULE = "crucible.engines.local.supervisor"
 _PATIENCE_SECONDS = 1.0
+_PROBE_SECONDS = 0.1
+"""Longer than anyone holds a lock only to see whether it is held."""
 _LINGER_SECONDS = 30.0
 
 _started: set[int] = set()
@@ -184,7 +186,7 @@ def _lock_unstarted(run_dir: RunDir, plan: Plan) -> int | None:
             "choose a new one."
         )
     try:
-        lock = take_lock(run_dir.lock)
+        lock = take_lock(run_dir.lock, patience_seconds=_PROBE_SECONDS)
     except RunLocked:
         return None
     if len(read_events(run_dir.events)[0]) == 1:

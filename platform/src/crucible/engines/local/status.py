@@ -36,8 +36,12 @@ class RunView:
         self._live: dict[tuple[str, int], _LiveStep] = {}
         """By step and attempt."""
 
-    def look(self) -> RunState:
-        """The state now, in objects of its own."""
+    def look(self, *, progress: bool = True) -> RunState:
+        """The state now, in objects of its own.
+
+        Args:
+            progress: also read what the steps themselves tell; costs time where they tell much.
+        """
         alive = is_locked(self.run_dir.lock)  # before reading: what a dead engine wrote is complete
         events, self._offset = read_events(self.run_dir.events, self._offset)
         for event in events:
@@ -45,7 +49,10 @@ class RunView:
         state = self._history.state
         shown = dataclasses.replace(
             state,
-            steps={step_id: self._look_at(step) for step_id, step in state.steps.items()},
+            steps={
+                step_id: self._look_at(step) if progress else dataclasses.replace(step)
+                for step_id, step in state.steps.items()
+            },
             warnings=list(state.warnings),
             mlflow_run_id=self._mlflow_run_id(),
         )

@@ -43,6 +43,8 @@ class Steps:
         self._run = run
         self._running: dict[str, _RunningStep] = {}
         """By job id."""
+        self._approved: set[str] = set()
+        """Ids of steps whose conditions hold; they are read once."""
         self._rng = random.Random()
 
     @property
@@ -170,6 +172,8 @@ class Steps:
     def _conditions_hold(self, step: PlanStep) -> bool:
         """True if ``step`` is to run; records its end if not."""
         run = self._run
+        if step.id in self._approved:
+            return True
         try:
             failed = schedule.failed_condition(
                 step, lambda wanted: read_metric(wanted, run.run_dir, run.history)
@@ -180,7 +184,9 @@ class Steps:
         if failed is not None:
             reason = schedule.condition_text(*failed)
             run.end_step(step.id, StepStatus.SKIPPED, reason=reason)
-        return failed is None
+            return False
+        self._approved.add(step.id)
+        return True
 
     def _free_gpus(self, number: int) -> tuple[str, ...]:
         taken = {gpu for running in self._running.values() for gpu in running.gpus}
