@@ -28,6 +28,7 @@ class EvaluateModel(Component):
 
     name = "evaluate-model"
     resources = Resources(cpus=1.0, memory_gib=2.0)
+    preload = ("crucible_components.evaluation.evaluation", "crucible_components.models.fusion")
 
     class Inputs(ComponentInputs):
         """A model, questions, and maybe another model's predictions on the same questions."""

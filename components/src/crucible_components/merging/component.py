@@ -23,6 +23,7 @@ class MergeModels(Component):
 
     name = "merge-models"
     resources = Resources(cpus=1.0, memory_gib=2.0)
+    preload = ("crucible_components.merging.apply",)
 
     class Inputs(ComponentInputs):
         """Sources and their ancestor."""

@@ -17,6 +17,7 @@ class TrainGrpo(Component):
 
     name = "train-grpo"
     resources = Resources(cpus=2.0, memory_gib=2.0)
+    preload = ("crucible_components.rl.training",)
 
     class Inputs(ComponentInputs):
         """A model and what to ask it."""

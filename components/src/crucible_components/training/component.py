@@ -25,6 +25,7 @@ class TrainVlm(Component):
 
     name = "train-vlm"
     resources = Resources(cpus=2.0, memory_gib=2.0)
+    preload = ("crucible_components.training.stage",)
 
     class Inputs(ComponentInputs):
         """The stage's data, and the model of the stage before.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 
 from crucible.sdk.catalogue import load_component
 
@@ -20,6 +21,7 @@ _BACKENDS = {
 def preload(component: str, store_uri: str) -> None:
     """Import the component, what it asks to have imported, and the store's backend."""
     backend = _BACKENDS.get(store_uri.partition(":")[0])
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; see sdk.process
     with contextlib.suppress(Exception, SystemExit):  # see above
         if backend is not None:
             importlib.import_module(backend)
