@@ -43,7 +43,7 @@ def doctor(json: Json = False) -> None:
 
 def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")]) -> None:
     """Print a completion script: eval "$(platformctl completion bash)"."""
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script  # typer exports it nowhere else
 
     typer.echo(
         get_completion_script(

@@ -6,6 +6,7 @@ Without ``--write`` it names the stale files and exits 1; a test calls it that w
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def references() -> dict[str, str]:
     from crucible.sdk.catalogue import component_names, load_component, reference_markdown
     from crucible.specs import pipeline_json_schema
 
-    components = [reference_markdown(load_component(name)) for name in component_names()]
+    pages = [reference_markdown(load_component(name)) for name in component_names()]
+    components = [re.sub(r"^#", "##", page, flags=re.MULTILINE) for page in pages]
     return {
         "components.md": "# Components\n\n" + "\n".join(components),
         "cli.md": _cli_page(),
@@ -29,6 +31,8 @@ def references() -> dict[str, str]:
 
 
 def _cli_page() -> str:
+    from typer.core import TyperGroup
+
     from crucible.cli.main import app
 
     root = typer.main.get_command(app)
@@ -46,8 +50,8 @@ def _cli_page() -> str:
             max_content_width=HELP_WIDTH,
         ) as inner:
             sections.append(f"## {name}\n\n```\n{command.get_help(inner)}\n```\n")
-            for child_name in getattr(command, "commands", {}):
-                child = command.commands[child_name]
+            children = command.commands if isinstance(command, TyperGroup) else {}
+            for child_name, child in children.items():
                 pending.append((f"{name} {child_name}", child, inner))
     return "\n".join(sections)
 
