@@ -35,7 +35,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for_log(engine: LocalEngine, run_id: str, step_id: str, status: StepStatus) -> None:
+def wait_for_status(engine: LocalEngine, run_id: str, step_id: str, status: StepStatus) -> None:
     deadline = time.monotonic() + 20
     while engine.state(run_id).steps[step_id].status is not status:
         assert time.monotonic() < deadline
@@ -65,39 +65,34 @@ def processes_of(home_dir: Path, run_id: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("component", "config", "cause", "exit_code", "said"),
-    [
-        ("Raise", {"message": "no such file"}, FailureCause.RAISED, 1, "ValueError: no such file"),
-        ("WriteNothing", {}, FailureCause.NO_OUTPUT, 1, "without writing its output dataset"),
-        ("Exit", {"code": 3}, FailureCause.RAISED, 3, "ended with exit code 3"),
-        ("Exit", {"code": 0}, FailureCause.NO_OUTPUT, 0, "left no usable executor output"),
-        ("KillSelf", {"signal_number": 9}, FailureCause.KILLED, -9, "SIGKILL from outside"),
-        ("KillSelf", {"signal_number": 11}, FailureCause.KILLED, -11, "SIGSEGV"),
-    ],
-)
-def test_a_bad_end_names_cause_and_fix(
-    run, component: str, config: dict, cause: FailureCause, exit_code: int, said: str
-) -> None:
-    state = run(make_plan(one(component, config=config, retry=Retry(2, 0.01))))
+BAD_ENDS = [
+    ("Raise", {"message": "no such file"}, FailureCause.RAISED, 1, "ValueError: no such file"),
+    ("WriteNothing", {}, FailureCause.NO_OUTPUT, 1, "without writing its output dataset"),
+    ("Exit", {"code": 3}, FailureCause.RAISED, 3, "ended with exit code 3"),
+    ("Exit", {"code": 0}, FailureCause.NO_OUTPUT, 0, "left no usable executor output"),
+    ("KillSelf", {"signal_number": 9}, FailureCause.KILLED, -9, "SIGKILL from outside"),
+    ("KillSelf", {"signal_number": 11}, FailureCause.KILLED, -11, "SIGSEGV"),
+]
+
+
+def test_a_bad_end_names_cause_and_fix(run) -> None:
+    steps = [
+        make_step(f"bad[{number}]", component, config=config, retry=Retry(2, 0.01))
+        for number, (component, config, *_) in enumerate(BAD_ENDS)
+    ]
+    state = run(make_plan(*steps, make_step("below", "Noop", after=("bad[0]",))))
     assert state.status is RunStatus.FAILED
-    failure = failure_of(state)
-    assert (failure.cause, failure.exit_code) == (cause, exit_code)
-    assert said in failure.message
-    assert failure.fix
-    assert state.steps["step"].attempt == 1, "only temporary failures are tried again"
-
-
-def test_a_traceback_ends_the_log_tail(run) -> None:
-    tail = failure_of(run(make_plan(one("Raise", config={"message": "x"})))).log_tail
-    assert 1 < len(tail) <= 20
-    assert tail[-1] == "ValueError: x"
-
-
-def test_why_names_step_cause_and_next_command(run) -> None:
-    state = run(make_plan(one("Raise"), make_step("below", "Noop", after=("step",))))
+    for step, (*_, cause, exit_code, said) in zip(steps, BAD_ENDS, strict=True):
+        failure = failure_of(state, step.id)
+        assert (failure.cause, failure.exit_code) == (cause, exit_code)
+        assert said in failure.message
+        assert failure.fix
+        assert state.steps[step.id].attempt == 1, "only temporary failures are tried again"
+    log_tail = failure_of(state, "bad[0]").log_tail
+    assert 1 < len(log_tail) <= 20
+    assert log_tail[-1] == "ValueError: no such file"
     text = str(explain(state))
-    for part in ("step failed; skipped because of it: below", "raised", f"resume {state.run_id}"):
+    for part in ("skipped because of it: below", "raised", f"resume {state.run_id}"):
         assert part in text
 
 
@@ -138,15 +133,23 @@ class TestRetries:
         assert "on purpose" not in "\n".join(engine.logs(state.run_id, "step"))
 
 
-@pytest.mark.parametrize("ignore_sigterm", [False, True])
-def test_a_hanging_step_ends_at_its_timeout(run, monkeypatch, ignore_sigterm: bool) -> None:
+def hanging_steps(**fields: object) -> list[PlanStep]:
+    """One that ends when it is asked to, and one that must be killed."""
+    return [
+        make_step(f"hang[{number}]", "Hang", config={"ignore_sigterm": stubborn}, **fields)
+        for number, stubborn in enumerate((False, True))
+    ]
+
+
+def test_a_hanging_step_ends_at_its_timeout(run, monkeypatch) -> None:
     monkeypatch.setenv("CRUCIBLE_LOCAL_GRACE_SECONDS", "0.5")
-    step = one("Hang", config={"ignore_sigterm": ignore_sigterm}, timeout_minutes=0.01)
-    state = run(make_plan(step))
-    failure = failure_of(state)
-    assert failure.cause is FailureCause.TIMEOUT
-    assert "timeout of 0.01 minutes" in failure.message
-    assert "timeout_minutes" in failure.fix
+    steps = hanging_steps(timeout_minutes=0.01)
+    state = run(make_plan(*steps))
+    for step in steps:
+        failure = failure_of(state, step.id)
+        assert failure.cause is FailureCause.TIMEOUT
+        assert "timeout of 0.01 minutes" in failure.message
+        assert "steps.hang.timeout_minutes" in failure.fix
 
 
 def test_of_two_steps_the_one_above_its_declaration_goes_when_memory_is_short(
@@ -200,36 +203,30 @@ def test_a_log_of_no_step_is_a_user_error(engine, run) -> None:
         list(engine.logs(state.run_id, "stop"))
 
 
-@pytest.mark.parametrize("ignore_sigterm", [False, True])
-def test_cancel_ends_everything(engine, home_dir, monkeypatch, ignore_sigterm: bool) -> None:
+def test_cancel_ends_everything(engine, home_dir, monkeypatch) -> None:
     monkeypatch.setenv("CRUCIBLE_LOCAL_GRACE_SECONDS", "0.5")
-    hang = one("Hang", config={"ignore_sigterm": ignore_sigterm})
-    below = make_step("below", "Noop", after=("step",))
-    run_id = engine.submit(
-        make_plan(
-            hang, below, on_exit=make_step("on_exit", "crucible.testing.observers:TellProcess")
-        )
-    )
-    wait_for_log(engine, run_id, "step", StepStatus.RUNNING)
+    steps = hanging_steps()
+    below = make_step("below", "Noop", after=("hang[0]",))
+    exit_step = make_step("on_exit", "crucible.testing.observers:TellProcess")
+    run_id = engine.submit(make_plan(*steps, below, on_exit=exit_step))
+    for step in steps:
+        wait_for_status(engine, run_id, step.id, StepStatus.RUNNING)
     state = engine.cancel(run_id)
     assert state.status is RunStatus.CANCELLED
-    assert state.steps["step"].status is StepStatus.CANCELLED
-    assert state.steps["below"].status is StepStatus.CANCELLED
+    for step in (*steps, below):
+        assert state.steps[step.id].status is StepStatus.CANCELLED
     assert state.steps["on_exit"].status is StepStatus.SUCCEEDED
     assert no_process_is_left(home_dir, run_id)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_engine_leaves_a_resumable_run(
-    engine, home_dir, run, number: int, tmp_path: Path
-) -> None:
+def test_a_signal_to_the_engine_leaves_a_resumable_run(engine, home_dir, run) -> None:
     count = one("Count", config={"until": 30, "checkpoint_every": 1, "pause_seconds": 0.05})
     run_id = engine.submit(
         make_plan(count, on_exit=make_step("on_exit", "crucible.testing.observers:TellProcess"))
     )
-    wait_for_log(engine, run_id, "step", StepStatus.RUNNING)
+    wait_for_status(engine, run_id, "step", StepStatus.RUNNING)
     pid = int((home_dir / "runs" / run_id / "lock").read_text())
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGTERM)
     state = run.end(run_id)
     assert state.status is RunStatus.INTERRUPTED
     assert state.steps["step"].status is StepStatus.CANCELLED

@@ -151,10 +151,9 @@ class TestRefusals:
             engine.resume(run_id)
         engine.cancel(run_id)
 
-    def test_a_run_that_has_succeeded(self, engine, run) -> None:
+    def test_a_run_that_has_succeeded_and_a_step_that_is_not_there(self, engine, run) -> None:
+        run_id = run(noop_chain(1)).run_id
         with pytest.raises(UserError, match="--from STEP"):
-            engine.resume(run(noop_chain(1)).run_id)
-
-    def test_a_step_that_is_not_there(self, engine, run) -> None:
+            engine.resume(run_id)
         with pytest.raises(UserError, match="Did you mean 'step0'"):
-            engine.resume(run(noop_chain(1)).run_id, from_step="stepO")
+            engine.resume(run_id, from_step="stepO")

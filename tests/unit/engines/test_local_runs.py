@@ -58,7 +58,7 @@ def test_branches_of_a_diamond_overlap_and_their_join_waits(run, monkeypatch) ->
             name,
             "Sleep",
             {"dataset": dataset_of(first)},
-            config={"seconds": 0.8, "salt": name},
+            config={"seconds": 0.5, "salt": name},
             resources=Resources(cpus=1, memory_gib=0.1),
         )
         for name in ("left", "right")
@@ -85,7 +85,7 @@ def test_no_more_runs_at_once_than_the_budget_holds(
 ) -> None:
     monkeypatch.setenv("CRUCIBLE_LOCAL_CPUS", "2")
     monkeypatch.setenv("CRUCIBLE_LOCAL_MEMORY_GIB", "2")
-    steps = [sleeper(f"s{n}", 0.5, resources=resources) for n in range(expected + 2)]
+    steps = [sleeper(f"s{n}", 0.3, resources=resources) for n in range(expected + 2)]
     state = run(make_plan(*steps))
     assert state.status is RunStatus.SUCCEEDED
     assert most_at_once(state) == expected

@@ -25,14 +25,10 @@ def test_the_engine_of_an_installation_is_the_local_one(settings: Settings) -> N
     assert isinstance(get_engine(settings), LocalEngine)
 
 
-def test_a_run_id_tells_pipeline_and_time(engine, run) -> None:
-    state = run(noop_chain(1))
-    assert re.fullmatch(r"noop-chain-\d{8}-\d{6}-[0-9a-f]{4}", state.run_id)
-
-
 def test_plan_and_spec_come_back_as_submitted(engine, run, home_dir) -> None:
     plan = noop_chain(2)
     state = run(plan)
+    assert re.fullmatch(r"noop-chain-\d{8}-\d{6}-[0-9a-f]{4}", state.run_id)
     assert engine.plan_of(state.run_id) == plan
     assert state.plan_digest == plan.digest
     assert (home_dir / "runs" / state.run_id / "spec.yaml").read_text() == plan.spec_text
@@ -153,7 +149,7 @@ def test_an_empty_home_has_no_runs(engine) -> None:
 
 
 def test_watch_shows_progress_ten_times_a_second_at_most_and_ends(engine) -> None:
-    count = make_step("count", "Count", config={"until": 60, "pause_seconds": 0.02})
+    count = make_step("count", "Count", config={"until": 30, "pause_seconds": 0.02})
     run_id = engine.submit(make_plan(count))
     began = time.monotonic()
     states = list(engine.watch(run_id))
@@ -164,5 +160,5 @@ def test_watch_shows_progress_ten_times_a_second_at_most_and_ends(engine) -> Non
     done = [progress.done for progress in seen if progress is not None]
     assert done == sorted(done)
     assert len(set(done)) > 1
-    assert done[-1] == 60
+    assert done[-1] == 30
     json.dumps([state.steps["count"].last_metrics for state in states])

@@ -83,13 +83,15 @@ class LocalEngine:
         """A state after each change, at most ten a second, ending with a final one."""
         view = RunView(self._find(run_id))
         shown: RunState | None = None
+        shown_at = -_LOOK_SECONDS
         while shown is None or not shown.status.is_final:
-            if shown is not None:
-                time.sleep(_LOOK_SECONDS)
             state = view.look()
-            if state != shown:
+            due = time.monotonic() - shown_at >= _LOOK_SECONDS
+            if state.status.is_final or (due and state != shown):
+                shown, shown_at = state, time.monotonic()
                 yield state
-            shown = state
+            else:
+                view.wait(_LOOK_SECONDS)
 
     def logs(self, run_id: str, step_id: str, *, follow: bool = False) -> Iterator[str]:
         """Lines of the newest attempt's log, without line ends.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from crucible.engines.state import (
 from crucible.errors import EXIT_FAILED
 from crucible.plan.model import Plan
 from crucible.sdk import events as step_events
+
+_POLL_SECONDS = 0.01
 
 
 class RunView:
@@ -65,6 +68,12 @@ class RunView:
         if shown.status is RunStatus.INTERRUPTED:
             _fail_unfinished(shown)
         return shown
+
+    def wait(self, seconds: float) -> None:
+        """Return when the engine has written an event since the last look, or after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self.run_dir.events.stat().st_size == self._offset and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def _look_at(self, step: StepState) -> StepState:
         shown = dataclasses.replace(step)
