@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import zipfile
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -116,12 +115,7 @@ class ImageArchive:
     def __enter__(self) -> ImageArchive:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> zipfile.ZipFile:
