@@ -211,6 +211,25 @@ class TestExitStep:
         assert [step.step_id for step in state.failed_steps] == ["on_exit"]
 
 
+def test_own_components_are_found_in_the_folder_of_the_submission(
+    engine, run, monkeypatch, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "mine", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "random.py").write_text("raise RuntimeError('not the one you want')\n")
+    (folder / "engine_test_component.py").write_text(
+        "from crucible.testing.components import Noop\nclass Own(Noop): name = 'own'\n"
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    plan = make_plan(make_step("own", "engine_test_component:Own"))
+    state = run(plan)
+    assert state.status is RunStatus.SUCCEEDED, state.steps["own"].failure
+    monkeypatch.chdir(elsewhere)
+    assert run.resume(state.run_id, "own").status is RunStatus.SUCCEEDED
+
+
 def test_every_step_is_a_process_of_its_own(run, record) -> None:
     state = run(
         make_plan(*(make_step(f"s{n}", "crucible.testing.observers:TellProcess") for n in range(3)))

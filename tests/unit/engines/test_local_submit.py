@@ -104,6 +104,14 @@ def test_an_unwritable_home_is_one_clear_error(tmp_path: Path) -> None:
         engine.submit(noop_chain(1))
 
 
+def test_an_unusable_store_is_told_before_anything_runs(home_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environ = {"CRUCIBLE_HOME": str(home_dir), "CRUCIBLE_STORE": (tmp_path / "file/s").as_uri()}
+    with pytest.raises(CrucibleError, match=str(tmp_path / "file")):
+        LocalEngine(Settings.load(environ)).submit(noop_chain(1))
+    assert not (home_dir / "runs").exists()
+
+
 @pytest.mark.parametrize("name", ["CRUCIBLE_LOCAL_CPUS", "CRUCIBLE_LOCAL_MEMORY_GIB"])
 @pytest.mark.parametrize("value", ["many", "0", "-1", "nan", "inf"])
 def test_a_budget_must_be_a_positive_number(engine, monkeypatch, name: str, value: str) -> None:

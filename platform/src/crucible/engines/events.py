@@ -5,7 +5,7 @@ line is one write, made before the engine acts on it, so that it survives ``kill
 acknowledges a result is also synced, with all before it, and survives a power cut. A line without
 an end was never acknowledged and is dropped.
 
-run.submitted    run_id, pipeline, plan_digest
+run.submitted    run_id, pipeline, plan_digest, working_dir
 run.started      pid: an engine took the run up
 run.resumed      reset: steps to run again; fresh: those of them that may use no earlier result
 run.warning      message

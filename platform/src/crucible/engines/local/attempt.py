@@ -119,9 +119,8 @@ def step_job(
         "CRUCIBLE_EVENTS": str(attempt_dir.events),
         "CRUCIBLE_CHECKPOINTS": str(checkpoints_dir(step, settings)),
         "CRUCIBLE_SCRATCH": str(attempt_dir.scratch_dir),
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
     }
-    if gpus or "CUDA_VISIBLE_DEVICES" in environ:
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return Job(
         id=f"{step.id}/{attempt_dir.path.name}",
         module=RUNNER_MODULE,

@@ -39,11 +39,11 @@ class LocalEngine:
 
         Raises:
             UserError: the machine cannot run it, or the id belongs to another plan.
-            StoreUnavailable: the artifact store does not answer.
+            StoreUnavailable, ArtifactError: the artifact store cannot be used; says why.
             CrucibleError: the run's folder cannot be written.
         """
         check_runs_here(plan, Machine.load(os.environ))
-        open_store(self._settings.store_uri)
+        open_store(self._settings.store_uri).check()
         run_id = launch.new_run_id(plan.name) if run_id is None else run_id
         if not is_run_id(run_id):
             raise UserError(f"run id {run_id!r}: use up to 128 letters, digits and . _ - only.")

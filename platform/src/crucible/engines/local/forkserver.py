@@ -88,7 +88,9 @@ class StepServer:
 
     def _catch_signals(self) -> int:
         """A descriptor that becomes readable with every signal; none of them ends the server."""
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        reading, writing = os.pipe()
+        for descriptor in (reading, writing):
+            os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
@@ -203,10 +205,8 @@ class StepServer:
         """Kill what the ended leader of a session left behind."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing left: the rule
             os.killpg(session_id, signal.SIGKILL)
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return  # no child at all, so no orphan either; saves reading the process table
+        if not processes.has_children():
+            return  # so no orphan either; saves reading the process table
         for process in processes.process_table():
             if process.session_id == session_id:
                 with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
@@ -263,7 +263,7 @@ def _line_stream(descriptor: int) -> TextIO:
 
 
 def _pipe() -> tuple[int, int]:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, writing = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):  # beyond the user's limit: the default size will do
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

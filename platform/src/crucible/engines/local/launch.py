@@ -63,7 +63,11 @@ def create_run(run_dir: RunDir, plan: Plan) -> int | None:
         draft.write_plan(plan)
         log = EventLog(draft.events)
         log.append(
-            "run.submitted", run_id=run_dir.run_id, pipeline=plan.name, plan_digest=plan.digest
+            "run.submitted",
+            run_id=run_dir.run_id,
+            pipeline=plan.name,
+            plan_digest=plan.digest,
+            working_dir=os.getcwd(),
         )
         log.close()
         draft.path.rename(run_dir.path)
@@ -86,7 +90,8 @@ def start_supervisor(run_dir: RunDir, lock: int, settings: Settings) -> None:
         "CRUCIBLE_STORE": settings.store_uri,
         "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
     }
-    command = [sys.executable, "-m", _SUPERVISOR_MODULE, str(run_dir.path)]
+    # -P: a file of the user's called random.py must not be what the engine imports.
+    command = [sys.executable, "-P", "-m", _SUPERVISOR_MODULE, str(run_dir.path)]
     try:
         os.ftruncate(lock, 0)
         with open(run_dir.supervisor_log, "ab") as log:
@@ -96,6 +101,7 @@ def start_supervisor(run_dir: RunDir, lock: int, settings: Settings) -> None:
                 stdout=log,
                 stderr=log,
                 env=environ,
+                cwd=_working_dir(run_dir),
                 pass_fds=(lock,),
                 start_new_session=True,
             )
@@ -105,6 +111,14 @@ def start_supervisor(run_dir: RunDir, lock: int, settings: Settings) -> None:
     _reap_ended()
     _started.add(process.pid)
     process.returncode = 0  # it outlives this object on purpose, so Popen must not complain
+
+
+def _working_dir(run_dir: RunDir) -> str | None:
+    """Where the run was submitted from: own components are there. None if it is gone."""
+    for event in read_events(run_dir.events)[0][:1]:
+        if os.path.isdir(event["working_dir"]):
+            return str(event["working_dir"])
+    return None
 
 
 def _reap_ended() -> None:

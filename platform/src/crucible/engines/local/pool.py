@@ -55,7 +55,9 @@ class ProcessPool:
         self._next_memory_check = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(server.channel, selectors.EVENT_READ)
-        self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup, self._waker = os.pipe()
+        for descriptor in (self._wakeup, self._waker):
+            os.set_blocking(descriptor, False)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
 
     def __contains__(self, job_id: str) -> bool:

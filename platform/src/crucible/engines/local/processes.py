@@ -94,6 +94,17 @@ def oom_kills() -> int | None:
     return None
 
 
+def has_children() -> bool:
+    """True if this process has any child, ended and unreaped ones included."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    except AttributeError:  # macOS before Python 3.13 has no waitid: then nobody knows
+        return True
+    return True
+
+
 def kill_children() -> None:
     """Kill all children of this process, adopted ones included, and wait for them."""
     while True:

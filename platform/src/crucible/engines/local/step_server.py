@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -50,6 +51,8 @@ def fork_step_server(process_lock: Path, *, close: tuple[int, ...] = ()) -> Serv
         theirs.close()
         return ServerProcess(pid, Channel(ours))
     code = 1
+    # The parent's exit handlers are not ours: they would remove its temporary folders.
+    atexit._clear()
     try:
         ours.close()
         for descriptor in close:

@@ -26,6 +26,7 @@ from crucible.engines.events import EventLog, History, read_events
 from crucible.engines.local import processes, schedule
 from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
+from crucible.engines.local.leasing import Leasing
 from crucible.engines.local.machine import Machine
 from crucible.engines.local.pool import ProcessPool, ServerLost
 from crucible.engines.local.relaying import Relaying
@@ -52,6 +53,7 @@ class Supervisor:
         self._imports = Importing(run)
         self._closing = Closing(run, self._steps)
         self._relaying = Relaying(run)
+        self._leasing = Leasing(run)
         self._stopped: RunStatus | None = None
         self._hurry = False
         self._num_signals = 0
@@ -84,6 +86,7 @@ class Supervisor:
         """Do all that can be done now; True when the run is at its end."""
         self._heed_signals()
         self._relaying.advance()
+        self._leasing.advance()
         if self._stopped is None:
             self._imports.advance()
             self._steps.advance()
@@ -95,7 +98,8 @@ class Supervisor:
 
     def _wait(self) -> None:
         retry_at = schedule.next_retry_at(self._run.history, time.time())
-        moments = [self._closing.wake_at(), self._relaying.wake_at()]
+        owners = (self._closing, self._relaying, self._leasing)
+        moments = [owner.wake_at() for owner in owners]
         if retry_at is not None and self._stopped is None:
             moments.append(time.monotonic() + retry_at - time.time())
         until = min((moment for moment in moments if moment is not None), default=None)
@@ -110,6 +114,8 @@ class Supervisor:
             status, message = self._stopped, "cancelled"
         elif self._stopped is not None:
             status, message = self._stopped, "the engine was told to end; resume continues the run"
+        if status is RunStatus.SUCCEEDED:
+            self._leasing.release()
         self._run.record("run.ended", status=status, message=message)
 
     def _must_end_at_once(self) -> bool:
