@@ -18,6 +18,8 @@ from crucible.plan.model import PlanStep, Retry, StepOutput
 from crucible.sdk.events import read_events
 from crucible.testing.plans import make_plan, make_step, noop_chain
 
+pytestmark = pytest.mark.slow  # all in all: each test is two runs
+
 
 def fails_once(tmp_path: Path) -> PlanStep:
     config = {"state_path": str(tmp_path / "tries"), "failures": 1}
