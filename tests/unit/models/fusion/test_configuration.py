@@ -14,7 +14,7 @@ from crucible_components.models.fusion.presets import PRESETS, build_config
         ("fusion-x-3b", 39, 19, 576, 4608),
         ("fusion-8b", 26, 13, 729, 3456),
         ("fusion-x-8b", 39, 19, 576, 4608),
-        ("pico", 4, 2, 16, 288),
+        ("pico", 4, 2, 16, 192),
     ],
 )
 def test_presets_have_the_published_shapes(
@@ -54,7 +54,7 @@ def test_a_config_survives_its_own_json() -> None:
     config = build_config("pico", text_guidance=False)
     again = FusionConfig.from_dict(config.to_dict())
     assert again.to_dict() == config.to_dict()
-    assert again.text.hidden_size == 128
+    assert again.text.hidden_size == 96
 
 
 def test_all_faults_are_reported_at_once() -> None:

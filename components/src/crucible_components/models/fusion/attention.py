@@ -25,6 +25,7 @@ def matmul_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
     scaling: float | None = None,
     is_causal: bool | None = None,
     **_: Any,

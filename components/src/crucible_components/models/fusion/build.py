@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from crucible_components.models.fusion.initialisation import initialise_by_width
 from crucible_components.models.fusion.modeling import FusionForConditionalGeneration
 from crucible_components.models.fusion.presets import build_config
 from crucible_components.models.fusion.processing import FusionProcessor
 from crucible_components.models.fusion.template import IMAGE, LATENT, TEMPLATES
+
+MAX_SMALL_WIDTH = 512
+"""Text models up to this width are initialised by width, wider ones as transformers does."""
 
 
 def build_model(
@@ -40,12 +44,14 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FusionForConditionalGeneration(config)
+        if config.text.hidden_size <= MAX_SMALL_WIDTH:
+            initialise_by_width(model)
     processor = FusionProcessor(
         tokenizer,
         template=template,
         image_size=config.vision.image_size,
         num_image_tokens=config.num_image_tokens,
-        default_query_len=config.default_query_len,
+        default_query_len=config.default_query_len or 1,
         max_length=config.text.max_position_embeddings,
     )
     # transformers' own generate then answers as ours does.

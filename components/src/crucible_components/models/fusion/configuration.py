@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -12,14 +12,17 @@ EarlyTextMask = Literal["intended", "released"]
 
 
 @strict
-class FusionConfig(PreTrainedConfig):
+class FusionConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Shape and switches of a FUSION model.
 
     Source: FUSION, arXiv:2504.09925 and its released code; departures stand in the README.
     """
 
     model_type = "fusion"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012
+    sub_configs: ClassVar[dict[str, Any]] = {
+        "text_config": AutoConfig,
+        "vision_config": AutoConfig,
+    }
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     """A ``llama`` or ``phi3`` configuration."""
@@ -59,7 +62,7 @@ class FusionConfig(PreTrainedConfig):
             self.default_query_len = self.query_lens[len(self.query_lens) // 2]
         if problems := self._problems():
             raise ValueError("FusionConfig: " + " ".join(problems))
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def text(self) -> Any:
@@ -88,7 +91,7 @@ class FusionConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Patches a side of one encoded picture; a rest of the picture is not seen, as in SigLIP."""
+        """Patches a side of one encoded picture; a rest is not seen, as in SigLIP."""
         return int(self.vision.image_size // self.vision.patch_size)
 
     @property

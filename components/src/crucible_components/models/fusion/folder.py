@@ -33,7 +33,7 @@ def load_model(
     with _quiet():
         model = FusionForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     processor = FusionProcessor.from_pretrained(folder)
-    return model.eval(), processor
+    return model.train(False), processor
 
 
 def save_model(
@@ -49,9 +49,9 @@ def save_model(
 def _quiet() -> Iterator[None]:
     """No progress bars of transformers: logs of a step are read as lines."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from crucible_components.models.fusion.configuration import FusionConfig
 from crucible_components.models.fusion.interaction import InteractionLayer, TurnPositions
@@ -70,7 +70,7 @@ class VisionContext:
 
 
 @dataclass
-class FusionOutput(ModelOutput):  # type: ignore[misc]
+class FusionOutput(ModelOutput):
     """Loss terms in training, logits otherwise."""
 
     loss: Tensor | None = None
@@ -81,12 +81,11 @@ class FusionOutput(ModelOutput):  # type: ignore[misc]
     text_to_vision_loss: Tensor | None = None
 
 
-class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """Text-guided vision tower, projectors, interaction layers and a text model with its head."""
 
     config_class = FusionConfig
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
     _tied_weights_keys = {"lm_head.weight": "language_model.embed_tokens.weight"}  # noqa: RUF012
     _supports_sdpa = True
     _no_split_modules = ["LlamaDecoderLayer", "Phi3DecoderLayer", "SiglipEncoderLayer"]  # noqa: RUF012
@@ -101,9 +100,9 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
             InteractionLayer(text_width, config.interaction_heads)
             for _ in config.interaction_positions
         )
-        self.language_model = AutoModel.from_config(config.text)
+        self.language_model = AutoModel.from_config(config.text)  # type: ignore[no-untyped-call]
         self.lm_head = nn.Linear(text_width, config.text.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -127,7 +126,8 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         self.language_model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        head: nn.Module = self.lm_head
+        return head
 
     def encode(self, inputs: VisionInputs, query_len: int) -> VisionContext:
         """Encode all pictures and contexts; the mapping losses are computed on the way."""
@@ -176,24 +176,17 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
     ) -> FusionOutput:
         """Loss where ``labels`` are given, else logits.
 
-        Pixels, guidance and ``picture_index`` are those of `VisionInputs`; ``vision_context``, what
-        `encode` returned for them, may come instead. ``context_index`` (B,) is the context of each
-        sequence, -1 for one without picture; None pairs them in order. ``turn_ends`` and
-        ``latent_starts`` (B, L) are those of `TurnPositions`, and ``query_len`` is the number of
-        latents for which `FusionProcessor` expanded the placeholders in ``input_ids`` (B, S).
-
-        ``labels`` (B, S) hold `IGNORE` where nothing is supervised and are shifted here;
-        ``num_items_in_batch`` divides the summed answer loss under gradient accumulation.
-        ``logits_to_keep`` is a number of last positions, 0 for all, or a (B, S) mask of positions,
-        whose logits then come as (K, A) in the mask's order.
+        ``vision_context``, what `encode` returned, may replace the fields of `VisionInputs`.
+        ``context_index`` (B,) is the context of each sequence, -1 for one without picture; None
+        pairs them in order. ``turn_ends`` and ``latent_starts`` (B, L) are `TurnPositions`;
+        ``query_len`` is the latents a turn for which ``input_ids`` (B, S) were expanded.
+        ``labels`` (B, S) are shifted here; ``num_items_in_batch`` divides the summed answer loss.
+        ``logits_to_keep``: last positions, 0 for all, or a (B, S) mask whose logits are (K, A).
         """
         query_len = query_len or self.config.default_query_len
         if vision_context is None and pixel_values is not None and len(pixel_values):
-            vision = VisionInputs(pixel_values, guidance_ids, guidance_mask, picture_index)
-            vision_context = self.encode(vision, query_len)
-        positions = None
-        if turn_ends is not None and latent_starts is not None:
-            positions = TurnPositions(turn_ends, latent_starts, query_len)
+            inputs = _vision_inputs(pixel_values, guidance_ids, guidance_mask, picture_index)
+            vision_context = self.encode(inputs, query_len)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config.text)
         if position_ids is None:
@@ -207,23 +200,22 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         hidden_BSD = run_decoder(
             self.language_model,
             embeds_BSD,
-            self._interaction(vision_context, picture_B, positions),
+            self._interaction(
+                vision_context, picture_B, _turn_positions(turn_ends, latent_starts, query_len)
+            ),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
         )
         if labels is not None:
             return self._loss(hidden_BSD, labels, vision_context, num_items_in_batch)
-        if isinstance(logits_to_keep, Tensor):
-            hidden_BSD = hidden_BSD[logits_to_keep]
-        elif logits_to_keep:
-            hidden_BSD = hidden_BSD[:, -logits_to_keep:]
-        return FusionOutput(logits=self.lm_head(hidden_BSD), past_key_values=past_key_values)
+        logits = self.lm_head(_kept(hidden_BSD, logits_to_keep))
+        return FusionOutput(logits=logits, past_key_values=past_key_values)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Vision enters with the prompt only; afterwards it lives in the cache."""
         cache = kwargs.get("past_key_values")
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         if cache is not None and cache.get_seq_length():
             for name in ("pixel_values", "vision_context", "turn_ends", "latent_starts"):
                 inputs[name] = None
@@ -277,7 +269,7 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
             return None
         windows = vision.windows_NqWD if picture_B is None else pad_none(vision.windows_NqWD)
         layers = dict(zip(self.config.interaction_positions, self.interaction_layers, strict=True))
-        return Interaction(layers, windows, picture_B, positions)  # type: ignore[arg-type]
+        return Interaction(layers, windows, picture_B, positions)
 
     def _loss(
         self,
@@ -300,6 +292,32 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
             output.vision_to_text_loss = vision.vision_to_text_loss
             output.text_to_vision_loss = vision.text_to_vision_loss
         return output
+
+
+def _kept(hidden_BSD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """States whose logits are wanted: of a mask, of the last positions, or 0 for all."""
+    if isinstance(logits_to_keep, Tensor):
+        return hidden_BSD[logits_to_keep]
+    return hidden_BSD[:, -logits_to_keep:] if logits_to_keep else hidden_BSD
+
+
+def _turn_positions(
+    turn_ends: Tensor | None, latent_starts: Tensor | None, query_len: int
+) -> TurnPositions | None:
+    if turn_ends is None or latent_starts is None:
+        return None
+    return TurnPositions(turn_ends, latent_starts, query_len)
+
+
+def _vision_inputs(
+    pixel_values: Tensor,
+    guidance_ids: Tensor | None,
+    guidance_mask: Tensor | None,
+    picture_index: Tensor | None,
+) -> VisionInputs:
+    if guidance_ids is None or guidance_mask is None:
+        raise ValueError("pixel_values come with guidance_ids and guidance_mask.")
+    return VisionInputs(pixel_values, guidance_ids, guidance_mask, picture_index)
 
 
 def normalise_pixels(pixels: Tensor, dtype: torch.dtype) -> Tensor:

@@ -58,18 +58,19 @@ _LLAMA_31_8B = {
 _PICO: dict[str, Any] = {
     "text_config": {
         "vocab_size": 512,
-        "hidden_size": 128,
-        "intermediate_size": 352,
+        "hidden_size": 96,
+        "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "max_position_embeddings": 1024,
         "tie_word_embeddings": True,
     },
     "vision_config": {
-        "hidden_size": 96,
-        "intermediate_size": 384,
+        "hidden_size": 64,
+        "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
+        "hidden_act": "gelu",
         "image_size": 32,
         "patch_size": 8,
     },

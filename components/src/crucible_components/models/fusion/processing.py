@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 Picture = Image.Image | Pixels
 
 
-class FusionProcessor(ProcessorMixin):  # type: ignore[misc]
+class FusionProcessor(ProcessorMixin):
     """Prepares pictures and conversations for one FUSION model."""
 
     # transformers restores positional parameters only; keyword-only ones would be lost.
@@ -43,15 +43,16 @@ class FusionProcessor(ProcessorMixin):  # type: ignore[misc]
         max_length: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(tokenizer, **kwargs)
+        super().__init__(tokenizer, **kwargs)  # type: ignore[no-untyped-call]
         self.template = template
         self.image_size = image_size
         self.num_image_tokens = num_image_tokens
         self.default_query_len = default_query_len
         self.max_length = max_length
-        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE)
-        self.latent_token_id: int = tokenizer.convert_tokens_to_ids(LATENT)
-        self.end_token_id: int = tokenizer.convert_tokens_to_ids(TEMPLATES[template].end)
+        vocabulary = tokenizer.get_vocab()
+        self.image_token_id = vocabulary[IMAGE]
+        self.latent_token_id = vocabulary[LATENT]
+        self.end_token_id = vocabulary[TEMPLATES[template].end]
         self.pad_token_id: int = tokenizer.pad_token_id
         special = set(tokenizer.all_special_ids) - {self.end_token_id}
         self.banned_token_ids: list[int] = sorted(special)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crucible_components.models.fusion.layout import EncodedConversation, Turn
+from crucible_components.models.fusion.layout import EncodedConversation, IdArray, Turn
 from crucible_components.models.fusion.modeling import VisionInputs
 from crucible_components.models.fusion.processing import FusionProcessor, Picture, pad
 
@@ -52,7 +52,9 @@ def share_vision(
     pixels: dict[int, Any] = {}
     picture_rows: dict[int, int] = {}
     contexts: dict[tuple[int, bytes], int] = {}
-    guidance, picture_index, context_index = [], [], []
+    guidance: list[IdArray] = []
+    picture_index: list[int] = []
+    context_index: list[int] = []
     for image, one in zip(images, conversations, strict=True):
         if image is None:
             context_index.append(-1)

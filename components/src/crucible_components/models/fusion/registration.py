@@ -15,4 +15,4 @@ def register() -> None:
     AutoModelForImageTextToText.register(
         FusionConfig, FusionForConditionalGeneration, exist_ok=True
     )
-    AutoProcessor.register(FusionConfig, FusionProcessor, exist_ok=True)
+    AutoProcessor.register(FusionConfig, FusionProcessor, exist_ok=True)  # type: ignore[no-untyped-call]

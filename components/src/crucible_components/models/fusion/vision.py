@@ -34,7 +34,7 @@ class VisionFeatures:
     """Patch and position embedding, the first hidden state: a mapping target."""
 
 
-class FusionVisionTower(SiglipPreTrainedModel):  # type: ignore[misc]
+class FusionVisionTower(SiglipPreTrainedModel):  # type: ignore[no-untyped-call]
     """SigLIP's embeddings and kept layers under SigLIP's own parameter names."""
 
     main_input_name = "pixel_values"
@@ -47,7 +47,7 @@ class FusionVisionTower(SiglipPreTrainedModel):  # type: ignore[misc]
         )
         self.num_early_layers = config.num_early_layers
         self.early_text_mask: EarlyTextMask = config.early_text_mask
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
