@@ -18,6 +18,10 @@ TOP_LEVEL = {
 }
 
 
+EXCEPTIONS = {"processing.py __init__"}
+"""transformers saves and restores positional parameters of processors only."""
+
+
 def tracked_files() -> list[Path]:
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
@@ -61,6 +65,7 @@ def test_functions_take_few_positional_parameters() -> None:
         for node in functions(path)
         if len([a for a in node.args.args if a.arg not in ("self", "cls")])
         > MAX_POSITIONAL_PARAMETERS
+        and f"{path.name} {node.name}" not in EXCEPTIONS
     ]
     assert wide == []
 

@@ -104,7 +104,9 @@ def fusion_stream(
             picture, name, sentences = render_pair(left, right), CONTRAST_SET, False
         else:
             scene = sampler.scene()
-            chosen, turns = _pick_set(scene, sampler, max_turns, balancers, written, rng)
+            chosen, turns = _pick_set(
+                scene, sampler, balancers, written, max_turns=max_turns, rng=rng
+            )
             picture, name, sentences = render(scene), chosen.name, chosen.sentences
         if turns:
             record_id = f"fusion-{number:06d}"
@@ -171,9 +173,10 @@ def _suits(categories: Sequence[str], scene: Scene) -> bool:
 def _pick_set(
     scene: Scene,
     sampler: SceneSampler,
-    max_turns: int,
     balancers: dict[str, Balancer],
     written: Counter[str],
+    *,
+    max_turns: int,
     rng: random.Random,
 ) -> tuple[ConversationSet, list[Question]]:
     """The set with fewest conversations that has something to ask about ``scene``."""

@@ -25,6 +25,7 @@ class StageDefaults:
     learning_rate: float
     tower_learning_rate: float
     batch_size: int
+    turns_per_sample: int | None = None
 
 
 # Published: FUSION's training scripts, 3 B and 8 B models on pretrained parts. Pico: found by
@@ -37,9 +38,9 @@ STAGE_DEFAULTS: dict[Scale, dict[Stage, StageDefaults]] = {
         "instruction": StageDefaults(1e-5, 1e-6, 128),
     },
     "pico": {
-        "alignment": StageDefaults(2e-3, 2e-3, 32),
-        "fusion": StageDefaults(2e-3, 2e-3, 32),
-        "instruction": StageDefaults(1e-3, 1e-3, 32),
+        "alignment": StageDefaults(1e-3, 1e-3, 8, turns_per_sample=1),
+        "fusion": StageDefaults(1e-3, 1e-3, 8, turns_per_sample=1),
+        "instruction": StageDefaults(7e-4, 7e-4, 8, turns_per_sample=1),
     },
 }
 
@@ -57,10 +58,14 @@ class TrainVlmConfig(ComponentConfig):
     categories: list[str] | None = Field(default=None, min_length=1)
     """Train on records of these categories only, e.g. for a specialist. Unset: all."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Conversations a step. Unset: published 256 in alignment, 128 later; 32 at pico size."""
+    """Conversations a step. Unset: published 256 in alignment, 128 later; 8 at pico size."""
+    turns_per_sample: int | None = Field(default=None, gt=0)
+    """Cut conversations into samples of at most so many turns, which share the picture's crops. A
+    sample's questions guide its tower together. Unset: whole conversations, as published; 1 at pico
+    size, where many questions at once guide to nothing."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. Unset: published 2e-5 (instruction: 1e-5) for pretrained parts; 2e-3
-    (instruction: 1e-3) at pico size, where everything starts from nothing."""
+    """Peak rate. Unset: published 2e-5 (instruction: 1e-5) for pretrained parts; 1e-3
+    (instruction: 7e-4) at pico size, where everything starts from nothing."""
     tower_learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of the vision tower. Unset: published 2e-5, 2e-6, 1e-6 by stage; at pico size
     the other parts' default rate."""

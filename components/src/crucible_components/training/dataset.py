@@ -1,5 +1,9 @@
 """Training examples in memory: conversations tokenised once, pictures cut once.
 
+An example is one record: its picture and its conversation, whole or in samples of a few turns.
+The samples of an example share the encoding of the picture's crops; each has a guided pass of its
+own, in which the tower hears the questions of that sample only.
+
 Legend: N pictures.
 """
 
@@ -27,29 +31,39 @@ if TYPE_CHECKING:
 class TrainingSet:
     """Everything that training reads; nothing is decoded or tokenised after this."""
 
-    conversations: list[EncodedConversation]
+    examples: list[list[EncodedConversation]]
+    """The samples of each record."""
     picture_of: NDArray[np.int64]
-    """Row of ``pixels_N`` for each conversation, -1 for a text-only one."""
+    """Row of ``pixels_N`` for each example, -1 for a text-only one."""
     pixels_N: Tensor
     """(N, 5, 3, side, side) uint8, each distinct picture once."""
 
     def __len__(self) -> int:
-        return len(self.conversations)
+        return len(self.examples)
 
     @property
     def is_text_only(self) -> NDArray[np.bool_]:
         return self.picture_of < 0
 
     def lengths(self, processor: FusionProcessor) -> NDArray[np.int64]:
-        """Positions of each conversation for the processor's default number of latents."""
+        """Positions of each example's longest sample for the default number of latents."""
         return np.array(
-            [
-                len(one.ids)
-                + one.has_image * (processor.num_image_tokens - 1)
-                + len(one.latent_at) * (processor.default_query_len - 1)
-                for one in self.conversations
-            ]
+            [max(_length(sample, processor) for sample in samples) for samples in self.examples]
         )
+
+    def gather(
+        self, chosen: NDArray[np.int64]
+    ) -> tuple[list[EncodedConversation], dict[str, Tensor]]:
+        """Samples of the chosen examples, with their pixels and the picture of each context."""
+        samples = [sample for index in chosen for sample in self.examples[index]]
+        counts = [len(self.examples[index]) for index in chosen]
+        rows = self.picture_of[chosen]
+        inputs = {"pixel_values": self.pixels_N[torch.from_numpy(rows[rows >= 0])]}
+        if max(counts) > 1:
+            inputs["picture_index"] = torch.arange(len(chosen)).repeat_interleave(
+                torch.tensor(counts)
+            )
+        return samples, inputs
 
 
 def load_training_set(
@@ -57,8 +71,11 @@ def load_training_set(
     processor: FusionProcessor,
     *,
     categories: Sequence[str] | None = None,
+    turns_per_sample: int | None = None,
 ) -> TrainingSet:
     """The dataset's conversations, those of ``categories`` only if given.
+
+    ``turns_per_sample`` cuts them into samples of at most so many turns; None keeps them whole.
 
     Raises:
         UserError: a category that no record has, or nothing left to train on.
@@ -73,8 +90,11 @@ def load_training_set(
             for row, name in enumerate(names):
                 pixels[row] = processor.preprocess(archive.read_picture(name))
     return TrainingSet(
-        conversations=[
-            processor.encode(turns_of(record), has_image=bool(record.get("image")))
+        examples=[
+            [
+                processor.encode(turns, has_image=bool(record.get("image")))
+                for turns in split_turns(turns_of(record), turns_per_sample)
+            ]
             for record in records
         ],
         picture_of=np.array([rows.get(str(record.get("image")), -1) for record in records]),
@@ -107,6 +127,12 @@ def turns_of(record: Record) -> list[Turn]:
     return [Turn(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
 
 
+def split_turns(turns: list[Turn], limit: int | None) -> list[list[Turn]]:
+    """Consecutive pieces of at most ``limit`` turns; one piece for None."""
+    size = limit or len(turns)
+    return [turns[start : start + size] for start in range(0, len(turns), size)]
+
+
 def training_texts(datasets: Iterable[Dataset[Conversations]]) -> list[str]:
     """All text of the datasets, for training a tokenizer."""
     return [
@@ -116,3 +142,11 @@ def training_texts(datasets: Iterable[Dataset[Conversations]]) -> list[str]:
         for turn in turns_of(record)
         for text in (turn.question, turn.answer or "")
     ]
+
+
+def _length(sample: EncodedConversation, processor: FusionProcessor) -> int:
+    return (
+        len(sample.ids)
+        + sample.has_image * (processor.num_image_tokens - 1)
+        + len(sample.latent_at) * (processor.default_query_len - 1)
+    )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -99,7 +99,7 @@ def train(
     if (found := checkpoints.latest()) is not None:
         first_step, folder = found
         sums = load_state(folder, masters, optimizer)
-    stepper = _Stepper(model, processor, data, settings, masters, optimizer)
+    stepper = _Stepper(model, processor, data, settings, masters=masters, optimizer=optimizer)
     saved_at = time.monotonic()
     model.train()
     with Interruption() as interruption, _deterministic():
@@ -119,7 +119,7 @@ def train(
                 )
     masters.restore_float32(model)
     choose_attention(model)
-    model.eval()
+    model.train(False)
     return _final_metrics(sums, settings.num_steps)
 
 
@@ -132,6 +132,7 @@ class _Stepper:
         processor: FusionProcessor,
         data: TrainingSet,
         settings: LoopSettings,
+        *,
         masters: MasterWeights,
         optimizer: torch.optim.Optimizer,
     ) -> None:
@@ -152,7 +153,7 @@ class _Stepper:
         query_len = draw_query_len(settings.query_lens, seed=settings.seed, step=step)
         output, num_targets = self._forward(self._plan.batch(step), query_len)
         assert output.loss is not None
-        output.loss.backward()
+        torch.autograd.backward(output.loss)
         self._masters.collect_gradients()
         limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self._masters.by_name.values(), limit)
@@ -168,11 +169,9 @@ class _Stepper:
         )
 
     def _forward(self, chosen: IndexArray, query_len: int) -> tuple[FusionOutput, int]:
-        data = self._data
-        batch = self._processor.collate([data.conversations[i] for i in chosen], query_len)
-        rows = data.picture_of[chosen]
-        pixels = data.pixels_N[torch.from_numpy(rows[rows >= 0])]
-        output: FusionOutput = self._model(**batch, pixel_values=pixels, query_len=query_len)
+        samples, inputs = self._data.gather(chosen)
+        batch = {**self._processor.collate(samples, query_len), **inputs}
+        output: FusionOutput = self._model(**batch, query_len=query_len)
         return output, int((batch["labels"] != IGNORE).sum())
 
 
@@ -208,11 +207,12 @@ def _final_metrics(sums: dict[str, float], num_steps: int) -> dict[str, float]:
 def _deterministic() -> Iterator[None]:
     """Only kernels that give the same bits for the same input, thread count and machine."""
     before = torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads such memory
+    memory.fill_uninitialized_memory = False  # it costs time, and nothing reads such memory
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled

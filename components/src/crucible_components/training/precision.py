@@ -46,8 +46,8 @@ class MasterWeights:
             else named
         )
         model.to(dtype)
-        self._working = list(named.values())
-        self._masters = list(self.by_name.values())
+        self._working: list[Tensor] = list(named.values())
+        self._masters: list[Tensor] = list(self.by_name.values())
 
     def collect_gradients(self) -> None:
         """Move the model's gradients to the masters."""

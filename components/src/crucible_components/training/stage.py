@@ -34,7 +34,7 @@ from crucible_components.training.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from crucible.sdk.context import Context
-    from crucible.sdk.types import Model
+    from crucible.sdk.types import Model, VisionLanguage
     from crucible_components.training.component import TrainVlm
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,12 @@ def run_stage(
     """Train, then write the model folder and the metrics; both depend on the inputs only."""
     torch.set_num_threads(max(1, int(context.cpus)))
     model, processor = _start_model(inputs, config, context)
-    data = load_training_set(inputs.dataset, processor, categories=config.categories)
+    data = load_training_set(
+        inputs.dataset,
+        processor,
+        categories=config.categories,
+        turns_per_sample=config.turns_per_sample or stage_defaults(config, model).turns_per_sample,
+    )
     settings = resolve_settings(config, model, data, seed=context.seed_for("training"))
     _log_start(model, data, settings, context)
     telemetry = Telemetry(settings.num_steps, context.progress, context.tracking)
@@ -128,7 +133,7 @@ def _start_model(
 def _write_model(
     model: FusionForConditionalGeneration,
     processor: FusionProcessor,
-    artifact: Model,
+    artifact: Model[VisionLanguage],
     scratch_dir: Path,
 ) -> None:
     folder = scratch_dir / "model"
