@@ -6,7 +6,10 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PLATFORMCTL = Path(sys.executable).parent / "platformctl"
 NOOP = "uses: 'crucible.testing.components:Noop'"
@@ -85,6 +88,15 @@ def test_detached_submit_returns_an_id_to_watch(platformctl, pipeline) -> None:
     assert platformctl("status", run_id, "--json").json["status"] == "succeeded"
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Children start with ctrl-C enabled: a shell's background job, and its children, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_interrupt_ends_the_run_and_leaves_it_resumable(
     platformctl, pipeline, environment, tmp_path
 ) -> None:
