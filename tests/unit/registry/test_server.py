@@ -37,16 +37,18 @@ def server_uri(tmp_path: Path) -> Iterator[str]:
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    # The job runner of MLflow's evaluations is a second process that imports everything again.
+    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environ
         )
     try:
         until = time.monotonic() + START_SECONDS
         while not _answers(f"http://127.0.0.1:{port}/health"):
             assert server.poll() is None, (tmp_path / "server.log").read_text()
             assert time.monotonic() < until, (tmp_path / "server.log").read_text()
-            time.sleep(0.5)
+            time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
