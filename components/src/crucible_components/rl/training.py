@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from crucible.sdk.types import Dataset, Model, Predictions, VisionLanguage
+from crucible.sdk.types import Dataset, Predictions
 from crucible_components.data.records import DatasetWriter, ImageArchive
 from crucible_components.models.fusion import (
     FusionForConditionalGeneration,
     FusionProcessor,
     load_model,
-    save_model,
 )
+from crucible_components.models.fusion.folder import write_model
 from crucible_components.rl.config import GrpoConfig, TrainedPart
 from crucible_components.rl.loop import StepReport, train_grpo
 from crucible_components.rl.measures import summarise
@@ -57,7 +55,7 @@ def reinforce(
         progress = _train(model, processor, stream, config, context)
         _write_samples(progress, archive, outputs.samples)
     nn.Module.to(model, stored_dtype)
-    _write_model(model, processor, outputs.model, context.scratch_dir)
+    write_model(model, processor, outputs.model, context.scratch_dir)
     outputs.metrics.write(summarise(progress.history))
 
 
@@ -114,16 +112,3 @@ def _write_samples(
             if "image" in fields:
                 fields["image"] = writer.add_image(archive.read_bytes(fields["image"]))
             writer.add_record(fields)
-
-
-def _write_model(
-    model: FusionForConditionalGeneration,
-    processor: FusionProcessor,
-    artifact: Model[VisionLanguage],
-    scratch_dir: Path,
-) -> None:
-    folder = scratch_dir / "model"
-    save_model(model, processor, folder)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            shutil.move(path, artifact.new_file(path.relative_to(folder).as_posix()))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +14,8 @@ from crucible_components.models.fusion import (
     FusionProcessor,
     build_model,
     load_model,
-    save_model,
 )
+from crucible_components.models.fusion.folder import write_model
 from crucible_components.models.fusion.tokenizer import train_tokenizer
 from crucible_components.training.batching import num_batches
 from crucible_components.training.config import (
@@ -34,7 +32,6 @@ from crucible_components.training.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from crucible.sdk.context import Context
-    from crucible.sdk.types import Model, VisionLanguage
     from crucible_components.training.component import TrainVlm
 
 logger = logging.getLogger(__name__)
@@ -61,7 +58,7 @@ def run_stage(
         model, processor, data, settings, checkpoints=context.checkpoint, monitor=telemetry
     )
     metrics["num_parameters"] = float(model.num_parameters())
-    _write_model(model, processor, outputs.model, context.scratch_dir)
+    write_model(model, processor, outputs.model, context.scratch_dir)
     outputs.model.metadata.update(
         stage=config.stage, num_steps=settings.num_steps, num_parameters=model.num_parameters()
     )
@@ -128,18 +125,6 @@ def _start_model(
         seed=context.seed_for("initialisation"),
         text_guidance=guided,
     )
-
-
-def _write_model(
-    model: FusionForConditionalGeneration,
-    processor: FusionProcessor,
-    artifact: Model[VisionLanguage],
-    scratch_dir: Path,
-) -> None:
-    folder = scratch_dir / "model"
-    save_model(model, processor, folder)
-    for path in sorted(folder.iterdir()):
-        shutil.move(path, artifact.new_file(path.name))
 
 
 def _log_start(

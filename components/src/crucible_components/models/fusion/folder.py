@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -13,6 +15,9 @@ from crucible.errors import UserError
 from crucible_components.models.fusion.modeling import FusionForConditionalGeneration
 from crucible_components.models.fusion.processing import FusionProcessor
 from crucible_components.models.fusion.registration import register
+
+if TYPE_CHECKING:
+    from crucible.sdk.types import Model, VisionLanguage
 
 register()
 
@@ -43,6 +48,20 @@ def save_model(
     with _quiet():
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def write_model(
+    model: FusionForConditionalGeneration,
+    processor: FusionProcessor,
+    artifact: Model[VisionLanguage],
+    scratch_dir: Path,
+) -> None:
+    """Write the model folder into a step's output."""
+    folder = scratch_dir / "model"
+    save_model(model, processor, folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            shutil.move(path, artifact.new_file(path.relative_to(folder).as_posix()))
 
 
 @contextlib.contextmanager
