@@ -26,6 +26,20 @@ def test_greedy_answers_do_not_depend_on_the_batch(tiny: Built, pictures: list[P
         assert len(answer.token_ids) <= 6
 
 
+def test_an_answer_without_picture_does_not_depend_on_the_batch(
+    tiny: Built, pictures: list[Pixels]
+) -> None:
+    model, processor = tiny
+    images, wanted = [pictures[0], None, pictures[1]], [[9, 10], [11, 9], [12]]
+    together = generate_answers(model, processor, images, QUESTIONS, max_new_tokens=6)[1]
+    (alone,) = generate_answers(model, processor, [None], QUESTIONS[1:2], max_new_tokens=6)
+    assert alone.token_ids == together.token_ids
+    assert alone.logprobs == pytest.approx(together.logprobs, abs=1e-5)
+    scored, _ = completion_log_probs(model, processor, images, QUESTIONS, wanted)
+    scored_alone, _ = completion_log_probs(model, processor, [None], QUESTIONS[1:2], wanted[1:2])
+    torch.testing.assert_close(scored[1:2], scored_alone)
+
+
 def test_greedy_answers_equal_those_of_transformers(tiny: Built, pictures: list[Pixels]) -> None:
     model, processor = tiny
     inputs = processor(images=pictures[0], text=QUESTIONS[0])

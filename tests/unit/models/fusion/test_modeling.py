@@ -201,6 +201,33 @@ def test_text_only_sequences_beside_pictures_add_nothing_to_mapping_losses(
     assert torch.isfinite(mixed.answer_loss)
 
 
+def test_a_sequence_without_picture_reads_the_same_alone_and_beside_pictures(
+    tiny: Built, pictures: list[Pixels]
+) -> None:
+    model, processor = tiny
+    seen, blind = processor.encode(TWO_TURNS), processor.encode(TWO_TURNS[1:], has_image=False)
+    pixels = torch.from_numpy(np.stack([processor.preprocess(each) for each in pictures[:2]]))
+    batch = processor.collate([seen, blind, seen], 4)
+    mixed = _logits(model, {**batch, "pixel_values": pixels, "query_len": 4})
+    alone = _logits(model, {**processor.collate([blind], 4), "query_len": 4})
+    torch.testing.assert_close(mixed[1:2, : alone.shape[1]], alone)
+
+
+def test_without_a_picture_latents_say_nothing(tiny: Built) -> None:
+    """Neither their embedding nor an interaction layer's state gets in."""
+    model, processor = tiny
+    batch = processor.collate([processor.encode(TWO_TURNS, has_image=False)], 4)
+    inputs = {**batch, "query_len": 4}
+    before = _logits(model, inputs)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[processor.latent_token_id] += 1.0
+        for parameter in model.interaction_layers.parameters():
+            parameter.mul_(2)
+    after = _logits(model, inputs)
+    others = [i for i in range(before.shape[-1]) if i != processor.latent_token_id]
+    torch.testing.assert_close(after[..., others], before[..., others])
+
+
 def test_without_guidance_the_question_leaves_image_tokens_alone(
     build: Callable[..., Built], pictures: list[Pixels]
 ) -> None:

@@ -16,7 +16,7 @@ D text width, C vision width, F = 3C, q latents a turn, W window cells, K target
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -193,10 +193,9 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
             position_ids = _position_ids(input_ids, attention_mask, past_key_values)
         embeds_BSD = self.get_input_embeddings()(input_ids)
         picture_B = _picture_of_rows(context_index, vision_context)
-        if vision_context is not None:
-            embeds_BSD = self._insert_vision(
-                input_ids, embeds_BSD, vision_context, context_index, picture_B
-            )
+        embeds_BSD = self._insert_vision(
+            input_ids, embeds_BSD, vision_context, context_index, picture_B
+        )
         hidden_BSD = run_decoder(
             self.language_model,
             embeds_BSD,
@@ -237,21 +236,24 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         self,
         input_ids: Tensor,
         embeds_BSD: Tensor,
-        vision: VisionContext,
+        vision: VisionContext | None,
         context_B: Tensor | None,
         picture_B: Tensor | None,
     ) -> Tensor:
         """Embeddings with image tokens and initial latents in the places of their placeholders.
 
-        A sequence without picture gets zeros for its latents.
+        A sequence without picture gets zeros for its latents, and no interaction layer changes
+        them: it reads the same alone and beside pictures.
         """
-        flat_ids = input_ids.flatten()
-        image_at = (flat_ids == self.config.image_token_id).nonzero().squeeze(1)
-        latent_at = (flat_ids == self.config.latent_token_id).nonzero().squeeze(1)
+        is_latent_BS = input_ids == self.config.latent_token_id
+        if vision is None:
+            return embeds_BSD.masked_fill(is_latent_BS[..., None], 0.0)
+        image_at = (input_ids.flatten() == self.config.image_token_id).nonzero().squeeze(1)
+        latent_at = is_latent_BS.flatten().nonzero().squeeze(1)
         image = vision.image_tokens_GVD
         if context_B is not None:
             image = image[context_B[context_B >= 0]]
-        turns_B = (input_ids == self.config.latent_token_id).sum(1) // vision.query_len
+        turns_B = is_latent_BS.sum(1) // vision.query_len
         rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(turns_B)
         latents = vision.latents_NqD if picture_B is None else pad_none(vision.latents_NqD)
         latents = latents[rows if picture_B is None else picture_B[rows]]
@@ -265,11 +267,18 @@ class FusionForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type:
         picture_B: Tensor | None,
         positions: TurnPositions | None,
     ) -> Interaction | None:
+        """What the interaction layers need; turns without picture count as padding to them.
+
+        Departs: the released model shows a sequence without picture a grey one.
+        """
         if vision is None or positions is None:
             return None
-        windows = vision.windows_NqWD if picture_B is None else pad_none(vision.windows_NqWD)
+        if picture_B is not None:
+            end_BL = positions.end_BL.masked_fill(picture_B[:, None] < 0, -1)
+            positions = replace(positions, end_BL=end_BL)
+            picture_B = picture_B.clamp(min=0)
         layers = dict(zip(self.config.interaction_positions, self.interaction_layers, strict=True))
-        return Interaction(layers, windows, picture_B, positions)
+        return Interaction(layers, vision.windows_NqWD, picture_B, positions)
 
     def _loss(
         self,
