@@ -3,14 +3,10 @@
 With s the score of one answer (1 or 0 for right or wrong, the mean over samples when there are
 several), d = s(candidate) - s(champion) per question. Reported are mean(d), a percentile interval
 from the paired bootstrap, and, for right-or-wrong scores, the exact McNemar p-value over the
-questions on which the two differ. Questions about one picture succeed and fail together, so the
-picture is what is resampled (a cluster); without pictures it is the question. McNemar's test takes
-questions as independent: it is there to be read, the interval decides.
+questions on which the two differ. The picture is what is resampled; without pictures it is the
+question. The interval decides.
 
-Source: Miller, arXiv:2411.00640 (pairing, clusters); Efron and Tibshirani, An Introduction to the
-Bootstrap, chapter 13 (percentile interval); McNemar 1947, exact binomial.
-Departs: resamples the counts of the distinct kinds of clusters, a multinomial draw, instead of the
-clusters. That is the same distribution, costs nothing per question and ignores their order.
+Source: Miller, arXiv:2411.00640 (pairing, clusters). The resampling is `crucible.sdk.resampling`.
 """
 
 from __future__ import annotations
@@ -21,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
+
+from crucible.sdk.resampling import Cluster, bootstrap_interval, clusters_of, mcnemar_p_value
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,6 @@ class ScoredAnswer:
     cluster: str = ""
     """What it shares its fate with, e.g. the picture; empty: nothing."""
 
-
-_MAX_DRAWN = 1 << 20
-"""Counts drawn at a time: fractional scores can make as many kinds as clusters."""
-
-Cluster = tuple[float, int]
-"""Sum of d over the questions of one cluster, and how many they are."""
 
 Answers = Mapping[str, ScoredAnswer]
 """Scored answers by record id."""
@@ -132,40 +124,6 @@ def compare_paired(
     )
 
 
-def bootstrap_interval(
-    clusters: Sequence[Cluster], *, confidence: float, num_resamples: int, seed: int
-) -> tuple[float, float]:
-    """Percentile interval of the mean over ``num_resamples`` resamples of whole clusters."""
-    import numpy as np
-
-    kinds, counts = np.unique(np.asarray(clusters, dtype=np.float64), axis=0, return_counts=True)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    means: list[float] = []
-    while len(means) < num_resamples:
-        num_draws = min(num_resamples - len(means), 1 + _MAX_DRAWN // len(kinds))
-        draws = generator.multinomial(len(clusters), counts / len(clusters), size=num_draws)
-        sums, sizes = (draws[:, None, :] * kinds.T).sum(axis=2).T
-        means += (sums / sizes).tolist()
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-def mcnemar_p_value(num_candidate_only: int, num_champion_only: int) -> float:
-    """Two-sided exact p-value: under no difference the discordant pairs are fair coin tosses.
-
-    Twice the binomial tail at the smaller count, at most 1; summed in integers, so exact.
-    """
-    n = num_candidate_only + num_champion_only
-    smaller = min(num_candidate_only, num_champion_only)
-    term = tail = 1  # binomial coefficient and running sum, as integers
-    for k in range(smaller):
-        term = term * (n - k) // (k + 1)
-        tail += term
-    p_value: float = 2 * tail / 2**n
-    return min(1.0, p_value)
-
-
 def _mcnemar_counts(
     candidate: Answers, champion: Answers
 ) -> tuple[int, int, float] | tuple[None, None, None]:
@@ -178,12 +136,11 @@ def _mcnemar_counts(
 
 
 def _clusters(candidate: Answers, champion: Answers) -> list[Cluster]:
-    members: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for record_id, answer in candidate.items():
-        alone = "" if answer.cluster else record_id
-        members[answer.cluster, alone].append(answer.score - champion[record_id].score)
-    # fsum rounds once, so a sum does not depend on the order of the records.
-    return sorted((math.fsum(each), len(each)) for each in members.values())
+    return clusters_of(
+        (answer.score - champion[record_id].score for record_id, answer in candidate.items()),
+        # Without a cluster a question is its own.
+        ((a.cluster, "" if a.cluster else record_id) for record_id, a in candidate.items()),
+    )
 
 
 def _standard_error(clusters: Sequence[Cluster], mean: float) -> float | None:
