@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from crucible.engines.explain import explain
 from crucible.engines.local import launch
 from crucible.engines.local.run_dir import RunDir
 from crucible.engines.state import FailureCause, RunStatus, StepStatus
@@ -139,6 +140,7 @@ def test_a_full_disk_stops_the_engine_and_loses_nothing(engine, home_dir, run) -
     state = run.end("full")
     assert state.status is RunStatus.INTERRUPTED
     assert "No space left on device" in state.message
+    assert "No space left on device" in str(explain(state))
     done = {step.step_id for step in state.steps.values() if step.status.has_outputs}
     assert 0 < len(done) < 12
     state = run.resume("full")

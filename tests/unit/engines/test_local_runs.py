@@ -157,7 +157,7 @@ def test_a_failed_branch_lets_the_other_finish(run) -> None:
     other = sleeper("other", 0.5)
     state = run(make_plan(broken, below, further, other))
     assert state.status is RunStatus.FAILED
-    assert state.message == "failed: broken"
+    assert state.message == "broken failed"
     assert statuses(state) == {
         "broken": "failed",
         "below": "skipped",

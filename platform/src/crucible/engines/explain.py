@@ -64,14 +64,14 @@ def explain(state: RunState) -> Explanation:
 
 
 def _summary(state: RunState) -> str:
-    if state.failed_steps:
-        others = [s.step_id for s in state.steps.values() if s.status is StepStatus.SKIPPED]
-        skipped = f"; skipped because of it: {', '.join(others)}" if others else ""
-        return f"{', '.join(s.step_id for s in state.failed_steps)} failed{skipped}"
-    if state.message:
-        return state.message
-    if state.status is RunStatus.SUCCEEDED:
-        return "nothing failed"
+    """What the engine said at the end, which need not be about a step, or what is known so far."""
+    cause = state.message if state.message != str(state.status) else ""
+    if not cause and state.failed_steps:
+        cause = f"{', '.join(step.step_id for step in state.failed_steps)} failed"
+    if cause:
+        skipped = [s.step_id for s in state.steps.values() if s.status is StepStatus.SKIPPED]
+        below = f"; skipped because of it: {', '.join(skipped)}" if state.failed_steps else ""
+        return cause + (below if skipped else "")
     waiting = [
         f"{step.step_id} {step.status}{f' ({step.reason})' if step.reason else ''}"
         for step in state.steps.values()

@@ -80,7 +80,7 @@ class Closing:
         failed = [step.step_id for step in self._run.history.state.failed_steps]
         exit_failed = exit_step is not None and exit_step.id in failed
         if len(failed) > exit_failed:
-            return RunStatus.FAILED, f"failed: {', '.join(failed)}"
+            return RunStatus.FAILED, f"{', '.join(failed)} failed"
         if self._release_failure:
             return RunStatus.FAILED, self._release_failure
         told = "the exit step failed; everything else is done" if exit_failed else ""
