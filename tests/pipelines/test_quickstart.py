@@ -65,10 +65,16 @@ def artifacts(state: Any) -> dict[str, str]:
     }
 
 
+def page_of(state: Any) -> str:
+    """The report that `submit` tells the user to open."""
+    return Path(state["report"]).read_text()
+
+
 def test_every_step_runs_and_the_model_is_promoted(in_folder: tuple[Home, Any]) -> None:
     home, state = in_folder
     assert state["status"] == "succeeded"
     assert [s["status"] for s in state["steps"].values()] == ["succeeded"] * (STEPS + 1)
+    assert state["run_id"] in page_of(state)
     (version,) = home.call("models", "list")
     assert version["name"] == "quickstart-vlm"
     assert "champion" in version["aliases"]
@@ -88,6 +94,7 @@ def test_s3_gives_the_same_artifacts(in_folder: tuple[Home, Any], on_s3: tuple[H
     assert state["status"] == "succeeded"
     assert artifacts(state) == artifacts(in_folder[1])
     assert not (home.folder / "store").exists()
+    assert state["run_id"] in page_of(state)
 
 
 def test_a_worse_model_is_registered_and_refused(in_folder: tuple[Home, Any]) -> None:

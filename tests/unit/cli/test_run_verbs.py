@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 NOOP = "uses: 'crucible.testing.components:Noop'"
@@ -73,3 +75,13 @@ def test_resume_from_an_unknown_step(platformctl, pipeline) -> None:
     done = platformctl("resume", "last", "--from", "b")
     assert done.code == 2
     assert "b" in done.err
+
+
+def test_status_names_the_page_to_open(platformctl, pipeline, environment) -> None:
+    emit = "uses: 'crucible.testing.components:Emit', with: {report_html: <p>done}"
+    done = platformctl("submit", pipeline("reporting", a=emit))
+    (said,) = [line for line in done.out.splitlines() if line.startswith("report: ")]
+    page = Path(said.removeprefix("report: "))
+    assert page.read_text() == "<p>done"
+    assert page.parent.parent == Path(environment["CRUCIBLE_HOME"]) / "runs"
+    assert said in platformctl("status", "last").out

@@ -161,6 +161,5 @@ def _print_end(state: RunState) -> None:
         typer.echo(
             f"platformctl why {state.run_id} explains; resume continues from the last good step"
         )
-    report = [s for s in state.steps.values() if s.component == "report-run" and s.outputs]
-    for step in report:
-        typer.echo(f"report: platformctl artifacts show {state.run_id}/{step.step_id}/report")
+    if state.report:
+        typer.echo(f"report: {state.report}")

@@ -122,6 +122,8 @@ class RunState:
     warnings: list[str] = field(default_factory=list)
     """What the engine did otherwise than asked, e.g. ran an oversized step alone."""
     mlflow_run_id: str | None = None
+    report: str | None = None
+    """Path or URL of the page about an ended run: its exit step's report, or the last step's."""
 
     @property
     def failed_steps(self) -> list[StepState]:

@@ -109,6 +109,16 @@ class RunDir:
         return self.path / "release.json"
 
     @property
+    def report(self) -> Path:
+        """The page to open when the run has ended."""
+        return self.path / "report.html"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Pages of steps before the last one that wrote a report."""
+        return self.path / "reports"
+
+    @property
     def mlflow(self) -> Path:
         return self.path / "mlflow.json"
 

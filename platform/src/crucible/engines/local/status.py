@@ -67,6 +67,8 @@ class RunView:
             )
         if shown.status is RunStatus.INTERRUPTED:
             _fail_unfinished(shown)
+        if shown.status.is_final and self.run_dir.report.is_file():
+            shown.report = str(self.run_dir.report)
         return shown
 
     def wait(self, seconds: float) -> None:

@@ -28,6 +28,7 @@ from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
 from crucible.engines.local.leasing import Leasing
 from crucible.engines.local.machine import Machine
+from crucible.engines.local.pages import write_pages
 from crucible.engines.local.pool import ProcessPool, ServerLost
 from crucible.engines.local.relaying import Relaying
 from crucible.engines.local.run import Run
@@ -114,6 +115,8 @@ class Supervisor:
             status, message = self._stopped, "cancelled"
         elif self._stopped is not None:
             status, message = self._stopped, "the engine was told to end; resume continues the run"
+        if status is not RunStatus.INTERRUPTED:  # the machine may be going down
+            write_pages(self._run)
         if status is RunStatus.SUCCEEDED:
             self._leasing.release()
         self._run.record("run.ended", status=status, message=message)
