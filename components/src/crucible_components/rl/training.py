@@ -13,6 +13,7 @@ from torch import nn
 
 from crucible.sdk.types import Dataset, Predictions
 from crucible_components.data.records import DatasetWriter, ImageArchive
+from crucible_components.models.determinism import deterministic
 from crucible_components.models.fusion import (
     FusionForConditionalGeneration,
     FusionProcessor,
@@ -76,15 +77,16 @@ def _train(
         message = f"reward {step.measures['reward']:.3f}"
         context.progress.update(step.step, config.num_steps, message=message)
 
-    return train_grpo(
-        policy,
-        stream,
-        config,
-        seed_for=context.seed_for,
-        checkpoints=context.checkpoint,
-        reference=reference,
-        on_step=report,
-    )
+    with deterministic():
+        return train_grpo(
+            policy,
+            stream,
+            config,
+            seed_for=context.seed_for,
+            checkpoints=context.checkpoint,
+            reference=reference,
+            on_step=report,
+        )
 
 
 def _policy(

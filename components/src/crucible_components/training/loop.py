@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from crucible.errors import Cancelled
+from crucible_components.models.determinism import deterministic
 from crucible_components.models.fusion import FusionForConditionalGeneration, FusionProcessor
 from crucible_components.models.fusion.attention import choose_attention
 from crucible_components.models.fusion.modeling import IGNORE, FusionOutput
@@ -102,7 +103,7 @@ def train(
     stepper = _Stepper(model, processor, data, settings, masters=masters, optimizer=optimizer)
     saved_at = time.monotonic()
     model.train()
-    with Interruption() as interruption, _deterministic():
+    with Interruption() as interruption, deterministic():
         for step in range(first_step, settings.num_steps):
             values = stepper.run(step)
             _add_up(sums, values, step, settings.num_steps)
@@ -201,18 +202,3 @@ def _final_metrics(sums: dict[str, float], num_steps: int) -> dict[str, float]:
             name = key.removeprefix("tail/")
             metrics[f"loss_{name}"] = value / sums[f"tail_count/{name}"]
     return metrics
-
-
-@contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """Only kernels that give the same bits for the same input, thread count and machine."""
-    before = torch.are_deterministic_algorithms_enabled()
-    memory: Any = torch.utils.deterministic
-    filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    memory.fill_uninitialized_memory = False  # it costs time, and nothing reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        memory.fill_uninitialized_memory = filled
