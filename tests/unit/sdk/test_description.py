@@ -77,6 +77,45 @@ def test_describe_reads_slots_with_their_docstrings() -> None:
     assert info.config_schema["$defs"]["Sce"]["properties"]["density_fraction"]["maximum"] == 1
 
 
+class Described(Linear):
+    """Its own strings win, those of bases stay, and what a field says of itself stands."""
+
+    weights: list[float] | None = None
+    """Not used."""
+    epsilon: Annotated[float, Field(description="Given to the field.", alias="eps")] = 1e-6
+    """Under the field."""
+    silent: int = 0
+
+
+def test_schema_has_the_strings_under_the_fields_at_any_depth() -> None:
+    schema = describe(Merge).config_schema
+    assert schema["properties"]["how"]["description"] == "The method."
+    assert "description" not in schema["properties"]["seeds"]
+    nested = schema["$defs"]["Sce"]["properties"]["density_fraction"]
+    assert nested["description"] == "Share of parameters kept."
+    own = Described.model_json_schema()["properties"]
+    assert own["weights"]["description"] == "Not used."
+    assert own["eps"]["description"] == "Given to the field."
+    assert "description" not in own["silent"]
+
+
+def test_declaring_a_component_reads_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would cost every start of platformctl tens of milliseconds."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("source was read")
+
+    monkeypatch.setattr("inspect.getsource", refuse)
+    monkeypatch.setattr("inspect.getsourcelines", refuse)
+    monkeypatch.setattr("inspect.findsource", refuse)
+
+    class Late(ComponentConfig):
+        setting: int = 1
+        """Read when somebody asks."""
+
+    assert Late().setting == 1
+
+
 def test_description_is_json() -> None:
     info = describe(Merge).to_json()
     again = json.loads(json.dumps(info))

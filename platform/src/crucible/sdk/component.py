@@ -20,15 +20,35 @@ from pydantic import BaseModel, ConfigDict
 from crucible.sdk.types import Artifact, ArtifactType, SameVariantAs
 
 if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
     from crucible.sdk.context import Context
 
 
 class ComponentConfig(BaseModel):
     """Base of every component's settings. The string under a field is its documentation."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The settings as JSON Schema, the string under each as its description.
+
+        pydantic's ``use_attribute_docstrings`` reads the source of every class on every start.
+        """
+        from crucible.sdk.docstrings import attribute_docstrings
+
+        written = handler(schema)
+        properties = handler.resolve_ref_schema(written).get("properties", {})
+        texts = attribute_docstrings(cls)
+        for name, info in cls.model_fields.items():
+            if name in texts:
+                properties[info.alias or name].setdefault("description", texts[name])
+        return written
 
 
 class _Slots:

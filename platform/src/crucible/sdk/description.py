@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import itertools
-import textwrap
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from crucible.sdk.component import Component, Resources, Slot, slots_of
+from crucible.sdk.docstrings import attribute_docstrings
 
 
 @dataclass(frozen=True)
@@ -51,24 +49,5 @@ def describe(cls: type[Component]) -> ComponentInfo:
 
 
 def _documented(holder: type) -> tuple[Slot, ...]:
-    texts: dict[str, str] = {}
-    for base in reversed(holder.__mro__[:-1]):
-        texts |= attribute_docstrings(base)
+    texts = attribute_docstrings(holder)
     return tuple(replace(slot, description=texts.get(slot.name, "")) for slot in slots_of(holder))
-
-
-def attribute_docstrings(cls: type) -> dict[str, str]:
-    """The string under each annotated attribute of ``cls``, parents left out."""
-    try:
-        source = inspect.getsource(cls)
-    except (OSError, TypeError):  # made at run time: there is no source to read
-        return {}
-    body = ast.parse(textwrap.dedent(source)).body[0]
-    texts: dict[str, str] = {}
-    statements = body.body if isinstance(body, ast.ClassDef) else []
-    for field, text in itertools.pairwise(statements):
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            texts[field.target.id] = inspect.cleandoc(str(text.value.value))
-    return texts

@@ -12,7 +12,8 @@ from typing import Any
 
 from crucible.sdk.catalogue import component_names, load_component
 from crucible.sdk.component import Slot
-from crucible.sdk.description import ComponentInfo, attribute_docstrings, describe
+from crucible.sdk.description import ComponentInfo, describe
+from crucible.sdk.docstrings import attribute_docstrings
 from crucible.specs.model import PipelineDocument, Spec
 
 JsonSchema = dict[str, Any]
@@ -79,10 +80,8 @@ def _models_in(annotation: Any) -> Iterator[type[Spec]]:
 
 
 def _describe(definition: JsonSchema, cls: type[Spec]) -> None:
-    """Put the strings under the fields of ``cls`` and its bases into its schema; close mappings."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__[: cls.__mro__.index(Spec)]):
-        texts |= attribute_docstrings(base)
+    """Put the strings under the fields of ``cls`` into its schema; close mappings."""
+    texts = attribute_docstrings(cls)
     for name, info in cls.model_fields.items():
         field = definition["properties"][info.alias or name]
         if "patternProperties" in field:
