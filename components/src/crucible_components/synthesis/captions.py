@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping
 from crucible_components.synthesis.questions import (
     NUMBER_WORDS,
     article,
+    place_of,
     plural,
     relations_between,
 )
 from crucible_components.synthesis.scene import Figure, Scene, World
 
-INSTRUCTIONS = (
-    "describe the picture briefly.",
-    "give a short caption.",
-    "what is in the picture?",
-    "say in a few words what is shown.",
-)
+INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {
+    "SynthColor": ("describe the shapes.", "which shapes are in the picture?"),
+    "SynthCount": ("count the shapes.", "how many shapes of each kind are there?"),
+    "SynthSpatial": ("describe where a shape is.", "which shape is where?"),
+    "SynthScene": ("describe the scene.", "what is shown and where?"),
+    "SynthText": ("what is written?", "read the picture."),
+}
+"""What each set asks for. One text for all sets would leave the caption's kind to chance."""
 MAX_WORDS = 12
 _MAX_COLORS = 3
 _MAX_PER_SHAPE = 3
@@ -40,7 +43,7 @@ def captions(scene: Scene, world: World) -> dict[str, str]:
 def _color(scene: Scene, world: World) -> str | None:
     if len({figure.color for figure in scene.figures}) > _MAX_COLORS:
         return None
-    return _sentence([_figure(figure) for figure in _left_to_right(scene)])
+    return _sentence([f"{figure.size} {_name(figure)}" for figure in _reading_order(scene)])
 
 
 def _count(scene: Scene, world: World) -> str | None:
@@ -56,7 +59,9 @@ def _count(scene: Scene, world: World) -> str | None:
 
 
 def _spatial(scene: Scene, world: World) -> str | None:
-    figures = _left_to_right(scene)
+    figures = _reading_order(scene)
+    if len(figures) == 1:
+        return f"{_figure(figures[0])} at the {' '.join(place_of(figures[0], scene))}."
     for first, second in itertools.pairwise(figures):
         related = relations_between(first, second, world)
         if related:
@@ -78,12 +83,17 @@ def _text(scene: Scene, world: World) -> str | None:
     return None
 
 
-def _left_to_right(scene: Scene) -> list[Figure]:
-    return sorted(scene.figures, key=lambda figure: (figure.x, figure.y))
+def _reading_order(scene: Scene) -> list[Figure]:
+    """Row by row from the top, each from the left: the order of a vision tower's patches."""
+    return sorted(scene.figures, key=lambda figure: scene.cell_of(figure.x, figure.y)[::-1])
 
 
 def _figure(figure: Figure) -> str:
-    return f"{article(figure.color)} {figure.color} {figure.shape}"
+    return f"{article(figure.color)} {_name(figure)}"
+
+
+def _name(figure: Figure) -> str:
+    return f"{figure.color} {figure.shape}"
 
 
 def _sentence(parts: list[str]) -> str:

@@ -41,8 +41,8 @@ class SynthesizeScenes(Component):
         """Scenes of the question set for reinforcement, none of them in a training set."""
         num_evaluation_scenes: int = Field(default=500, ge=1, le=1_000_000)
         """Scenes of the held-out question set; training shows none of their contents."""
-        image_size_px: int = Field(default=64, ge=64, le=1024)
-        """Side of the square pictures. Below 64 the words on signs cannot be read."""
+        image_size_px: int = Field(default=64, ge=64, le=1024, multiple_of=4)
+        """Side of the square pictures, four cells. Below 64 words on signs cannot be read."""
         max_objects: int = Field(default=4, ge=1, le=6)
         """Most figures in one picture."""
         num_colors: int = Field(default=6, ge=2, le=8)

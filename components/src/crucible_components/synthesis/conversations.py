@@ -76,7 +76,7 @@ def alignment_stream(
                 _conversation(
                     f"alignment-{number:06d}-{name}",
                     name,
-                    [(rng.choice(INSTRUCTIONS), found[name])],
+                    [(rng.choice(INSTRUCTIONS[name]), found[name])],
                 )
                 for name in names
             ],

@@ -19,9 +19,10 @@ YES_NO = ("yes", "no")
 LETTERS = ("A", "B", "C", "D")
 DIGITS = tuple(str(value) for value in range(10))
 
+_ROWS, _COLUMNS = ("top", "bottom"), ("left", "right")
 _HORIZONTAL, _VERTICAL = ("left of", "right of"), ("above", "below")
-_CLEAR_OFFSET_PX = 8
-"""How far two centres must lie apart (or from the middle), in a 64-pixel picture."""
+_CLEAR_OFFSET_IN_CELLS = 0.5
+"""How far two centres must lie apart: figures in one column are neither left nor right."""
 _MAX_COUNTED = 2
 """Highest count asked of one shape or colour; higher ones are too rare to balance."""
 
@@ -145,18 +146,16 @@ def comparison_questions(scene: Scene, world: World) -> Iterator[Question]:
 
 
 def position_questions(scene: Scene, world: World) -> Iterator[Question]:
-    """In which half each named figure is, unless it is near the middle."""
-    margin = world.scaled(_CLEAR_OFFSET_PX)
+    """In which half each named figure is; no cell of the grid lies across the middle."""
     for name, figure in _named(scene):
-        for axis, offset, ends, asked, place in (
-            ("left-right", figure.x - scene.width_px // 2, ("left", "right"), "", "on"),
-            ("top-bottom", figure.y - scene.height_px // 2, ("top", "bottom"), "at the ", "at"),
+        row, column = place_of(figure, scene)
+        for axis, answer, ends, asked, place in (
+            ("left-right", column, _COLUMNS, "", "on"),
+            ("top-bottom", row, _ROWS, "at the ", "at"),
         ):
-            if abs(offset) >= margin:
-                answer = ends[offset > 0]
-                text = f"is {name} {asked}{' or '.join(ends)}?"
-                statement, fact = f"{name} is {place} the {answer}.", f"{axis} of {name}"
-                yield Question("position", axis, text, answer, ends, statement, fact)
+            text = f"is {name} {asked}{' or '.join(ends)}?"
+            statement, fact = f"{name} is {place} the {answer}.", f"{axis} of {name}"
+            yield Question("position", axis, text, answer, ends, statement, fact)
 
 
 def relation_questions(scene: Scene, world: World) -> Iterator[Question]:
@@ -250,7 +249,7 @@ def as_choice(question: Question, letter: str, rng: random.Random) -> Question:
 
 def relations_between(first: Figure, second: Figure, world: World) -> list[tuple[str, str]]:
     """(relation, opposite) that clearly hold from ``first`` to ``second``, as in "left of"."""
-    margin = world.scaled(_CLEAR_OFFSET_PX)
+    margin = _CLEAR_OFFSET_IN_CELLS * world.cell_px
     found = []
     for offset, (negative, positive) in (
         (first.x - second.x, _HORIZONTAL),
@@ -261,6 +260,12 @@ def relations_between(first: Figure, second: Figure, world: World) -> list[tuple
         elif offset >= margin:
             found.append((positive, negative))
     return found
+
+
+def place_of(figure: Figure, scene: Scene) -> tuple[str, str]:
+    """(``top`` or ``bottom``, ``left`` or ``right``): the quarter in which a figure stands."""
+    row, column = figure.y >= scene.height_px // 2, figure.x >= scene.width_px // 2
+    return _ROWS[row], _COLUMNS[column]
 
 
 def _named(scene: Scene) -> list[tuple[str, Figure]]:

@@ -126,33 +126,29 @@ def _paste_digit(picture: Image.Image, digit: Digit, ink: Rgb) -> None:
 def _paste_sign(picture: Image.Image, sign: Sign) -> None:
     box = sign.box
     picture.paste(BOARD_RGB, (box.left, box.top, box.right, box.bottom))
-    mask = word_mask(sign.word, box.right - box.left, box.bottom - box.top)
+    mask = word_mask(sign.word, box.bottom - box.top)
     picture.paste(LETTER_RGB, (box.left, box.top), mask)
 
 
 @cache
-def word_mask(word: str, width_px: int, height_px: int) -> Image.Image:
-    """``word`` in Pillow's bitmap font, enlarged by whole pixels and centred in the given size."""
-    letters = [_letter(letter) for letter in word]
-    line = Image.new("L", (sum(each.width + 1 for each in letters) - 1, letters[0].height), 0)
-    left = 0
-    for letter in letters:
-        line.paste(letter, (left, 0))
-        left += letter.width + 1
-    line = line.crop(line.getbbox())
-    scale = max(1, min((width_px - 2) // line.width, (height_px - 2) // line.height))
-    line = line.resize((line.width * scale, line.height * scale), Image.Resampling.NEAREST)
-    mask = Image.new("L", (width_px, height_px), 0)
-    mask.paste(line, ((width_px - line.width) // 2, (height_px - line.height) // 2))
+def word_mask(word: str, cell_px: int) -> Image.Image:
+    """``word`` in Pillow's bitmap font, enlarged by whole pixels, each letter amid its own cell."""
+    mask = Image.new("L", (len(word) * cell_px, cell_px), 0)
+    for index, letter in enumerate(map(_letter, word)):
+        scale = max(1, min((cell_px - 2) // letter.width, (cell_px - 2) // letter.height))
+        large = letter.resize(
+            (letter.width * scale, letter.height * scale), Image.Resampling.NEAREST
+        )
+        left = index * cell_px + (cell_px - large.width) // 2
+        mask.paste(large, (left, (cell_px - large.height) // 2))
     return mask
 
 
 @cache
 def _letter(letter: str) -> Image.Image:
-    """One letter at the font's own size, without the space around it but with its height."""
+    """The ink of one letter at the font's own size."""
     font = ImageFont.load_default_imagefont()
     _, _, width, height = (round(side) for side in font.getbbox(letter))
     cell = Image.new("L", (width, height), 0)
     ImageDraw.Draw(cell).text((0, 0), letter, fill=255, font=font)
-    ink = cell.getbbox()
-    return cell.crop((ink[0], 0, ink[2], height)) if ink else cell
+    return cell.crop(cell.getbbox())
