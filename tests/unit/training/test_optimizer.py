@@ -8,9 +8,8 @@ import torch
 from crucible_components.models.fusion import FusionForConditionalGeneration, FusionProcessor
 from crucible_components.training.optimizer import (
     LearningRates,
-    build_optimizer,
+    build_optimizers,
     schedule_fraction,
-    set_learning_rates,
 )
 
 Build = Callable[..., tuple[FusionForConditionalGeneration, FusionProcessor]]
@@ -19,8 +18,9 @@ Build = Callable[..., tuple[FusionForConditionalGeneration, FusionProcessor]]
 def test_groups_are_the_published_six(build: Build) -> None:
     model, _ = build()
     named = dict(model.named_parameters())
-    optimizer = build_optimizer(named, LearningRates(1e-3, 1e-4, 5e-4), weight_decay=0.1)
-    where = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    optimizers = build_optimizers("adamw", named, LearningRates(1e-3, 1e-4, 5e-4), weight_decay=0.1)
+    assert len(optimizers.param_groups) == 6
+    where = {id(p): group for group in optimizers.param_groups for p in group["params"]}
     assert len(where) == len(named)
     for name, parameter in named.items():
         rates = {"vision_tower": 1e-4, "vision_to_text": 5e-4}
@@ -54,6 +54,41 @@ def test_schedule_equals_that_of_transformers() -> None:
 
 def test_rates_follow_the_schedule_group_by_group(build: Build) -> None:
     named = dict(build()[0].named_parameters())
-    optimizer = build_optimizer(named, LearningRates(1e-3, 1e-4, 5e-4), weight_decay=0.0)
-    set_learning_rates(optimizer, 0.5)
-    assert {group["lr"] for group in optimizer.param_groups} == {5e-4, 5e-5, 2.5e-4}
+    optimizers = build_optimizers("muon", named, LearningRates(1e-3, 1e-4, 5e-4), weight_decay=0.0)
+    optimizers.set_learning_rates(0.5)
+    assert {group["lr"] for group in optimizers.param_groups} == {5e-4, 5e-5, 2.5e-4}
+
+
+def test_muon_takes_the_weights_of_linear_layers_and_nothing_else(build: Build) -> None:
+    model, _ = build()
+    named = dict(model.named_parameters())
+    optimizers = build_optimizers("muon", named, LearningRates(1e-3, 1e-4, 5e-4), weight_decay=0.0)
+    found = {
+        type(member): {id(p) for group in member.param_groups for p in group["params"]}
+        for member in optimizers.members
+    }
+    adamw, muon = found[torch.optim.AdamW], found[torch.optim.Muon]
+    assert adamw | muon == {id(parameter) for parameter in named.values()}
+    head = model.lm_head.weight
+    linear = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.weight is not head
+    }
+    assert muon == linear
+    assert not adamw & muon
+
+
+def test_muon_moves_along_every_singular_direction_alike() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(32, 20))
+    optimizers = build_optimizers(
+        "muon", {"layer.weight": weight}, LearningRates(1e-2, 1e-2, 1e-2), weight_decay=0.0
+    )
+    weight.grad = torch.randn(32, 20) @ torch.diag(torch.logspace(0, -2, 20))
+    left, _, right = torch.linalg.svd(weight.grad, full_matrices=False)
+    optimizers.step()
+    assert weight.grad is None
+    gains = (left.T @ -weight.detach() @ right.T).diagonal() / (1e-2 * 0.2 * 32**0.5)
+    assert gains.min() > 0.6
+    assert gains.max() < 1.3

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crucible.errors import ArtifactCorrupt
+from crucible_components.training.optimizer import Optimizers
 from crucible_components.training.precision import MasterWeights
 
 _MODEL_FILE = "model.safetensors"
@@ -21,7 +22,7 @@ _STATE_FILE = "state.json"
 def save_state(
     folder: Path,
     masters: MasterWeights,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     sums: Mapping[str, float],
 ) -> None:
     """Write parameters, optimiser moments and running sums into ``folder``.
@@ -29,19 +30,17 @@ def save_state(
     Data order, latents and rates follow from seed and step, so they are not part of the state.
     """
     save_file(masters.values(), folder / _MODEL_FILE)
-    moments = optimizer.state_dict()["state"]
     tensors = {
-        f"{index}.{name}": value.detach().contiguous()
-        for index, entry in moments.items()
+        f"{member}.{index}.{name}": value.detach().contiguous()
+        for member, optimizer in enumerate(optimizers.members)
+        for index, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     }
     save_file(tensors, folder / _OPTIMIZER_FILE)
     (folder / _STATE_FILE).write_text(json.dumps(dict(sums)))
 
 
-def load_state(
-    folder: Path, masters: MasterWeights, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
+def load_state(folder: Path, masters: MasterWeights, optimizers: Optimizers) -> dict[str, float]:
     """Restore what `save_state` wrote and return the running sums.
 
     Raises:
@@ -55,10 +54,11 @@ def load_state(
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     masters.publish()
-    state: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[int, dict[str, Tensor]]] = {}
     for key, tensor in load_file(folder / _OPTIMIZER_FILE).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        place, index, name = key.split(".", 2)
+        states.setdefault(int(place), {}).setdefault(int(index), {})[name] = tensor
+    for member, optimizer in enumerate(optimizers.members):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states.get(member, {})})
     sums: dict[str, float] = json.loads((folder / _STATE_FILE).read_text())
     return sums

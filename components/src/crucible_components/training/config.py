@@ -25,6 +25,7 @@ class StageDefaults:
     learning_rate: float
     tower_learning_rate: float
     batch_size: int
+    optimizer: Literal["adamw", "muon"] = "adamw"
     turns_per_sample: int | None = None
 
 
@@ -38,9 +39,9 @@ STAGE_DEFAULTS: dict[Scale, dict[Stage, StageDefaults]] = {
         "instruction": StageDefaults(1e-5, 1e-6, 128),
     },
     "pico": {
-        "alignment": StageDefaults(1e-3, 1e-3, 8, turns_per_sample=1),
-        "fusion": StageDefaults(1e-3, 1e-3, 8, turns_per_sample=1),
-        "instruction": StageDefaults(7e-4, 7e-4, 8, turns_per_sample=1),
+        "alignment": StageDefaults(2e-3, 2e-3, 16, "muon", turns_per_sample=1),
+        "fusion": StageDefaults(2e-3, 2e-3, 8, "muon", turns_per_sample=1),
+        "instruction": StageDefaults(1e-3, 1e-3, 8, "muon", turns_per_sample=1),
     },
 }
 
@@ -73,6 +74,10 @@ class TrainVlmConfig(ComponentConfig):
     """Peak rate of the vision-to-text projector. Unset: ``learning_rate``, as published."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Part of the steps in which rates rise linearly; then a cosine to zero. Published: 0.03."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """muon updates the weights of linear layers along the orthogonal factor of their momentum, and
+    all else as adamw does. Unset: adamw, as published; at pico size muon, which learns to see from
+    nothing in half the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     """On matrices only. Published: 0."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)

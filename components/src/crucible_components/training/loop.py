@@ -28,9 +28,10 @@ from crucible_components.training.dataset import TrainingSet
 from crucible_components.training.interruption import Interruption
 from crucible_components.training.optimizer import (
     LearningRates,
-    build_optimizer,
+    OptimizerName,
+    Optimizers,
+    build_optimizers,
     schedule_fraction,
-    set_learning_rates,
 )
 from crucible_components.training.precision import MasterWeights, Precision, resolve_precision
 
@@ -54,6 +55,7 @@ class LoopSettings:
     rates: LearningRates
     query_lens: tuple[int, ...]
     seed: int
+    optimizer: OptimizerName = "adamw"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
@@ -94,13 +96,15 @@ def train(
     """
     masters = MasterWeights(model, resolve_precision(settings.precision, model.device))
     choose_attention(model)
-    optimizer = build_optimizer(masters.by_name, settings.rates, weight_decay=settings.weight_decay)
+    optimizers = build_optimizers(
+        settings.optimizer, masters.by_name, settings.rates, weight_decay=settings.weight_decay
+    )
     sums: dict[str, float] = {}
     first_step = 0
     if (found := checkpoints.latest()) is not None:
         first_step, folder = found
-        sums = load_state(folder, masters, optimizer)
-    stepper = _Stepper(model, processor, data, settings, masters=masters, optimizer=optimizer)
+        sums = load_state(folder, masters, optimizers)
+    stepper = _Stepper(model, processor, data, settings, masters=masters, optimizers=optimizers)
     saved_at = time.monotonic()
     model.train()
     with Interruption() as interruption, deterministic():
@@ -111,7 +115,7 @@ def train(
             stop = interruption.requested
             if stop or time.monotonic() - saved_at > settings.checkpoint_seconds:
                 with checkpoints.save(step + 1) as folder:
-                    save_state(folder, masters, optimizer, sums)
+                    save_state(folder, masters, optimizers, sums)
                 saved_at = time.monotonic()
             if stop:
                 raise Cancelled(
@@ -135,10 +139,10 @@ class _Stepper:
         settings: LoopSettings,
         *,
         masters: MasterWeights,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
     ) -> None:
         self._model, self._processor, self._data = model, processor, data
-        self._settings, self._masters, self._optimizer = settings, masters, optimizer
+        self._settings, self._masters, self._optimizers = settings, masters, optimizers
         self._plan = BatchPlan(
             data.lengths(processor),
             batch_size=settings.batch_size,
@@ -150,7 +154,7 @@ class _Stepper:
         started = time.monotonic()
         settings = self._settings
         fraction = schedule_fraction(step, settings.num_steps, settings.warmup_ratio)
-        set_learning_rates(self._optimizer, fraction)
+        self._optimizers.set_learning_rates(fraction)
         query_len = draw_query_len(settings.query_lens, seed=settings.seed, step=step)
         output, num_targets = self._forward(self._plan.batch(step), query_len)
         assert output.loss is not None
@@ -158,8 +162,7 @@ class _Stepper:
         self._masters.collect_gradients()
         limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self._masters.by_name.values(), limit)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizers.step()
         self._masters.publish()
         return StepValues(
             losses=_losses(output),

@@ -87,6 +87,7 @@ def resolve_settings(
         ),
         query_lens=tuple(config.query_lens or model.config.query_lens),
         seed=seed,
+        optimizer=config.optimizer or defaults.optimizer,
         warmup_ratio=config.warmup_ratio,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
