@@ -71,8 +71,8 @@ _PICO: dict[str, Any] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "hidden_act": "gelu",
-        "image_size": 32,
-        "patch_size": 8,
+        "image_size": 64,
+        "patch_size": 16,
     },
     "num_dropped_vision_layers": 0,  # trained from scratch, so there is no specialised last layer
     "query_lens": [1, 4, 16],
