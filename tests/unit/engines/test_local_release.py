@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 
 import pytest
 
@@ -48,6 +49,20 @@ def releasing(accuracy: float, *, gated: bool = False) -> Plan:
     )
 
 
+@pytest.fixture(scope="module")
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalEngine, str]]:
+    """A run whose MLflow does not answer. It is patient, so it is begun before the other tests."""
+    home_dir = tmp_path_factory.mktemp("unreachable")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CRUCIBLE_TRACKING", raising=False)
+        patch.setenv("CRUCIBLE_HOME", str(home_dir))
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # discard: nobody listens
+        engine = LocalEngine(Settings.load())
+        run_id = engine.submit(releasing(0.8))
+    yield engine, run_id
+    os.kill(int((home_dir / "runs" / run_id / "lock").read_text()), signal.SIGTERM)
+
+
 def wait_for_relay(settings: Settings, state: RunState) -> None:
     deadline = time.monotonic() + 120
     while is_locked(settings.runs_dir / state.run_id / "lock"):
@@ -55,6 +70,7 @@ def wait_for_relay(settings: Settings, state: RunState) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("unreachable")
 def test_release_decisions_are_results_and_mlflow_shows_the_runs(
     engine, run, record, settings: Settings
 ) -> None:
@@ -65,7 +81,12 @@ def test_release_decisions_are_results_and_mlflow_shows_the_runs(
     assert good.release["outcome"] == "promoted"
     assert record(good, "on_exit")["release"]["version"] == 1
 
-    again = run(releasing(0.8))
+    run_id = engine.submit(releasing(0.8))
+    relay_log = settings.runs_dir / run_id / "relay.log"
+    for _ in engine.watch(run_id):
+        started = relay_log.exists()
+        assert not started or engine.state(run_id).status.is_final, "it comes after a cached run"
+    again = engine.state(run_id)
     assert again.steps["train"].status is StepStatus.CACHED
     assert again.release is not None
     assert (again.release["version"], again.release["outcome"]) == (1, "unchanged")
@@ -86,14 +107,11 @@ def test_release_decisions_are_results_and_mlflow_shows_the_runs(
 
 
 def test_an_mlflow_that_does_not_answer_fails_the_release_and_nothing_else(
-    home_dir, monkeypatch
+    unreachable: tuple[LocalEngine, str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # discard: nobody listens
-    engine = LocalEngine(Settings.load())
-    run_id = engine.submit(releasing(0.8))
+    engine, run_id = unreachable
     *_, state = engine.watch(run_id)
     assert state.status is RunStatus.FAILED
     assert state.message.startswith("release failed: ")
     assert state.steps["train"].status is StepStatus.SUCCEEDED
     assert state.steps["on_exit"].status is StepStatus.SUCCEEDED
-    os.kill(int((home_dir / "runs" / run_id / "lock").read_text()), signal.SIGTERM)

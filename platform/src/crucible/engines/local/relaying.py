@@ -19,8 +19,8 @@ TRACKING_VARIABLE = "CRUCIBLE_TRACKING"
 _JOB = "relay"
 _MODULE = "crucible.tracking.relay"
 _DELAY_SECONDS = 2.0
-"""A run that is over sooner, as a cached one is, is told to MLflow behind its end: importing mlflow
-takes seconds of CPU that the steps can use."""
+"""A run whose steps are over sooner, as those of a cached one are, is told to MLflow behind its
+end: importing mlflow takes seconds of CPU that the steps, or the release, can use."""
 _PATIENCE_SECONDS = 120.0
 """How long the relay may go on after the run's end."""
 

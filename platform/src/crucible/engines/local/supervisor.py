@@ -86,7 +86,8 @@ class Supervisor:
     def _advance(self) -> bool:
         """Do all that can be done now; True when the run is at its end."""
         self._heed_signals()
-        self._relaying.advance()
+        if not self._steps.are_over:
+            self._relaying.advance()
         self._leasing.advance()
         if self._stopped is None:
             self._imports.advance()
@@ -99,8 +100,9 @@ class Supervisor:
 
     def _wait(self) -> None:
         retry_at = schedule.next_retry_at(self._run.history, time.time())
-        owners = (self._closing, self._relaying, self._leasing)
-        moments = [owner.wake_at() for owner in owners]
+        moments = [self._closing.wake_at(), self._leasing.wake_at()]
+        if not self._steps.are_over:
+            moments.append(self._relaying.wake_at())
         if retry_at is not None and self._stopped is None:
             moments.append(time.monotonic() + retry_at - time.time())
         until = min((moment for moment in moments if moment is not None), default=None)
