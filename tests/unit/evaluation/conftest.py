@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crucible.sdk.context import Context
 from crucible.sdk.types import Artifact, ArtifactType, Dataset, Metrics, Model, Report
+from crucible.testing.contexts import RecordingSink, step_context
 from crucible_components.data.folder import FolderBytes
 from crucible_components.data.records import DatasetWriter
 from crucible_components.evaluation.answering import Response
@@ -19,26 +19,6 @@ from crucible_components.evaluation.component import EvaluateModel
 from crucible_components.evaluation.evaluation import evaluate
 
 COLORS = ("red", "green", "blue")
-
-
-class Sink:
-    """Takes progress and metrics."""
-
-    def __init__(self) -> None:
-        self.progress: list[tuple[float, float | None]] = []
-        self.metrics: dict[str, float] = {}
-
-    def update(
-        self, done: float, total: float | None = None, *, unit: str = "", message: str = ""
-    ) -> None:
-        self.progress.append((done, total))
-
-    def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        self.metrics.update(values)
-
-    def log_params(self, values: Mapping[str, str | int | float | bool]) -> None: ...
-
-    def set_tags(self, values: Mapping[str, str]) -> None: ...
 
 
 @dataclass
@@ -107,7 +87,7 @@ def questions(tmp_path: Path) -> Dataset:
 class Evaluated:
     outputs: EvaluateModel.Outputs
     metrics: dict[str, float]
-    sink: Sink
+    sink: RecordingSink
 
 
 @pytest.fixture
@@ -134,10 +114,10 @@ def run_evaluation(tmp_path: Path, questions: Dataset) -> Callable[..., Evaluate
         )
         model = model or Model("model", FolderBytes(tmp_path))
         inputs = EvaluateModel.Inputs(model=model, dataset=dataset, baseline=baseline)
-        sink = Sink()
-        context = Context("run", "step", 1, 3, "sha256:0", folder, 1.0, None, sink, sink)
+        sink = RecordingSink()
         load = {} if responder is None else {"load": lambda folder: responder}
-        evaluate(inputs, EvaluateModel.Config(**config), outputs, context, **load)
+        with step_context(folder, seed=3, sink=sink) as context:
+            evaluate(inputs, EvaluateModel.Config(**config), outputs, context, **load)
         return Evaluated(outputs, outputs.metrics.read(), sink)
 
     return run

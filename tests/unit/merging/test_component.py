@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from crucible.errors import UserError
-from crucible.sdk.checkpoint import FolderCheckpoints
 from crucible.sdk.component import slots_of
-from crucible.sdk.context import Context
 from crucible.sdk.events import EventWriter, read_events
 from crucible.sdk.types import Metrics, Model, Report
+from crucible.testing.contexts import step_context
 from crucible_components.data.folder import FolderBytes
 from crucible_components.merging.component import MergeModels
 
@@ -46,24 +45,13 @@ def merge(
         report=Report("report", FolderBytes(tmp_path / "out" / "report")),
     )
     events = EventWriter(tmp_path / "events.jsonl")
-    context = Context(
-        run_id="run",
-        step_id="merge",
-        attempt=1,
-        seed=0,
-        fingerprint="sha256:0",
-        scratch_dir=tmp_path,
-        cpus=1.0,
-        checkpoint=FolderCheckpoints(tmp_path / "checkpoints"),
-        progress=events,
-        tracking=events,
-    )
     inputs = MergeModels.Inputs(
         models=[Model("models", FolderBytes(folder)) for folder in models],
         base=Model("base", FolderBytes(base)),
     )
     config = MergeModels.Config.model_validate(settings)
-    MergeModels().run(inputs, config, outputs, context)
+    with step_context(tmp_path, sink=events) as context:
+        MergeModels().run(inputs, config, outputs, context)
     events.close()
     return outputs
 

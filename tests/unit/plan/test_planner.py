@@ -30,7 +30,6 @@ from crucible.sdk.component import (
     ComponentInputs,
     ComponentOutputs,
     Estimate,
-    Resources,
 )
 from crucible.sdk.fingerprint import environment_digest
 from crucible.sdk.types import ArtifactType, CausalLM, Model, SameVariantAs
@@ -138,8 +137,8 @@ def examples_plan() -> Plan:
 def test_seeds_retries_resources_and_limits(examples_plan: Plan) -> None:
     late, add, imported = (examples_plan.step(name) for name in ("late", "add", "imported"))
     assert (late.seed, add.seed) == (11, 7)
-    assert add.resources == Resources(cpus=1, memory_gib=2)
-    assert late.resources == Resources(cpus=1, memory_gib=0.5)
+    assert (add.resources.cpus, add.resources.memory_gib) == (1, 2)
+    assert (late.resources.cpus, late.resources.memory_gib) == (1, 0.5)
     assert imported.retry == Retry(limit=3, backoff_seconds=5)
     assert add.retry == Retry(limit=1, backoff_seconds=5)
     assert (imported.timeout_minutes, late.timeout_minutes) == (10, None)

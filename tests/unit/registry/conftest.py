@@ -13,31 +13,22 @@ import pytest
 
 from crucible.artifacts.manifest import ArtifactRef
 from crucible.artifacts.store import Store, open_store
+from crucible.plan import Plan, plan_to_json
 from crucible.plan.model import (
     Gate,
     Import,
-    Plan,
     PlanStep,
     Release,
     SlotInput,
     StepOutput,
     Threshold,
 )
-from crucible.plan.serialise import plan_to_json
 from crucible.registry import Candidate, Decision, GatePolicy, MetricBound, Registry, Version
 from crucible.sdk.types import ArtifactType
 from crucible.settings import Settings
 from crucible.tracking.client import connect, ensure_experiment
 
 POLICY = GatePolicy(thresholds=(MetricBound(metric="accuracy", min=0.2),))
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised MLflow database: making one takes two seconds, copying it none."""
-    home = tmp_path_factory.mktemp("mlflow")
-    connect(Settings.load({"CRUCIBLE_HOME": str(home)}))
-    return home / "mlflow.db"
 
 
 def pico_plan(folder: Path, accuracy: float, gate: Mapping[str, Any]) -> Plan:

@@ -15,8 +15,8 @@ import pytest
 
 from crucible.engines.state import Failure, StepStatus
 from crucible.errors import UserError
-from crucible.sdk.context import Context
 from crucible.sdk.types import Dataset, Report
+from crucible.testing.contexts import step_context
 from crucible_components.data.folder import FolderBytes
 from crucible_components.reporting.component import ReportRun
 from crucible_components.reporting.dag import duration
@@ -207,9 +207,9 @@ def test_component_writes_the_page(
 ) -> None:
     report = Report("report", FolderBytes(tmp_path / "out"))
     inputs = ReportRun.Inputs(run=quickstart.write(), predictions=predictions, questions=questions)
-    context = Context("r", "report", 1, 0, "sha256:0", tmp_path, 1.0, None, None, None)
     config = ReportRun.Config(title="My run", num_samples=3)
-    ReportRun().run(inputs, config, ReportRun.Outputs(report=report), context)
+    with step_context(tmp_path) as context:
+        ReportRun().run(inputs, config, ReportRun.Outputs(report=report), context)
     page = report.local_path("report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "<h1>My run</h1>" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -66,15 +66,6 @@ def _sample(words: list[int], logprobs: list[float]) -> Sample:
 
 def seed_for(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "big")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they gain at this size, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from crucible.errors import UserError
-from crucible.sdk.checkpoint import FolderCheckpoints
 from crucible.sdk.component import slots_of
-from crucible.sdk.context import Context
 from crucible.sdk.events import EventWriter, read_events
 from crucible.sdk.types import ArtifactType, Dataset, Metrics, Model
+from crucible.testing.contexts import step_context
 from crucible_components.data.folder import FolderBytes
 from crucible_components.data.records import DatasetWriter, read_records
 from crucible_components.models.fusion import Turn, build_model, load_model, save_model
@@ -127,21 +125,7 @@ def train(
     )
     events = KilledAt(tmp_path / "events.jsonl")
     events.step = killed_at
-    scratch = tmp_path / "scratch"
-    scratch.mkdir(exist_ok=True)
-    with contextlib.closing(FolderCheckpoints(tmp_path / "checkpoints")) as checkpoints:
-        context = Context(
-            run_id="run",
-            step_id="reinforce",
-            attempt=1,
-            seed=3,
-            fingerprint="sha256:0",
-            scratch_dir=scratch,
-            cpus=1.0,
-            checkpoint=checkpoints,
-            progress=events,
-            tracking=events,
-        )
+    with step_context(tmp_path, seed=3, sink=events) as context:
         inputs = TrainGrpo.Inputs(model=Model("model", FolderBytes(model)), prompts=questions)
         config = TrainGrpo.Config.model_validate(SETTINGS | changes)
         TrainGrpo().run(inputs, config, outputs, context)

@@ -108,7 +108,7 @@ def test_metrics_state_counts_and_baselines_as_found_in_the_records(synthesised:
         assert metrics[f"questions_{category}"] == counts.total()
         assert all(metrics[f"answers_{category}_{key}"] == n for key, n in counts.items())
     assert metrics["num_fusion_records"] == len(records_of(synthesised, "fusion"))
-    assert synthesised.sink.metrics == metrics
+    assert synthesised.sink.last_metrics == metrics
     assert all(re.fullmatch(r"\w+", key) for key in metrics)
 
 

@@ -32,14 +32,6 @@ if TYPE_CHECKING:
 T0 = 1_700_000_000.0
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised MLflow database: making one takes two seconds, copying it none."""
-    home = tmp_path_factory.mktemp("mlflow")
-    connect(Settings.load({"CRUCIBLE_HOME": str(home)}))
-    return home / "mlflow.db"
-
-
 def pico_plan(folder: Path) -> Plan:
     """``train`` on an import, ``judge`` on its model, released."""
     model, metrics = ArtifactType("Model", "causal-lm"), ArtifactType("Metrics")

@@ -1,17 +1,13 @@
-"""A tiny dataset on disk, a tiny model, and the step's surroundings."""
+"""A tiny dataset on disk, and a tiny model."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from crucible.sdk.checkpoint import FolderCheckpoints
-from crucible.sdk.context import Context
 from crucible.sdk.types import ArtifactType, Conversations, Dataset
 from crucible_components.data.folder import FolderBytes
 from crucible_components.data.records import DatasetWriter
@@ -37,47 +33,6 @@ TINY = {
     "query_lens": [1, 4],
     "num_interaction_layers": 1,
 }
-
-
-class RecordingSink:
-    """Progress and tracking of a step, kept for assertions."""
-
-    def __init__(self) -> None:
-        self.progress: list[tuple[float, float | None]] = []
-        self.metrics: list[tuple[int, dict[str, float]]] = []
-        self.params: dict[str, str | int | float | bool] = {}
-
-    def update(
-        self, done: float, total: float | None = None, *, unit: str = "steps", message: str = ""
-    ) -> None:
-        self.progress.append((done, total))
-
-    def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        self.metrics.append((step, dict(values)))
-
-    def log_params(self, values: Mapping[str, str | int | float | bool]) -> None:
-        self.params.update(values)
-
-    def set_tags(self, values: Mapping[str, str]) -> None:
-        raise AssertionError("training sets no tags")
-
-
-def make_context(folder: Path, *, seed: int = 7, sink: RecordingSink | None = None) -> Context:
-    scratch_dir = folder / "scratch"
-    scratch_dir.mkdir(parents=True, exist_ok=True)
-    sink = sink or RecordingSink()
-    return Context(
-        run_id="run",
-        step_id="step",
-        attempt=1,
-        seed=seed,
-        fingerprint="sha256:" + hashlib.sha256(str(folder).encode()).hexdigest(),
-        scratch_dir=scratch_dir,
-        cpus=1.0,
-        checkpoint=FolderCheckpoints(folder / "checkpoints"),
-        progress=sink,
-        tracking=sink,
-    )
 
 
 def write_dataset(folder: Path, *, num_records: int = 48, seed: int = 0) -> Dataset[Conversations]:
@@ -148,8 +103,3 @@ def training_set(
 @pytest.fixture
 def colors() -> dict[str, tuple[int, int, int]]:
     return COLORS
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)

@@ -12,7 +12,6 @@ from crucible.plan.model import (
     Import,
     Plan,
     PlanStep,
-    Release,
     Retry,
     SlotInput,
     Source,
@@ -73,9 +72,9 @@ def make_plan(
     *steps: PlanStep,
     name: str = "testing",
     on_exit: PlanStep | None = None,
-    release: Release | None = None,
+    **fields: Any,
 ) -> Plan:
-    """A plan of ``steps``, each behind what it needs."""
+    """A plan of ``steps``, each behind what it needs; ``fields`` are any others of `Plan`."""
     return Plan(
         name=name,
         description="",
@@ -84,7 +83,7 @@ def make_plan(
         params={},
         steps=steps,
         on_exit=on_exit,
-        release=release,
+        **fields,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -75,11 +74,6 @@ def tiny(build: Callable[..., Built]) -> Built:
 def pictures() -> list[Pixels]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (24, 40, 3), dtype=np.uint8) for _ in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def llama_like_tokenizer() -> PreTrainedTokenizerFast:
