@@ -168,7 +168,7 @@ def test_instruction_records_hold_one_group_each(synthesised: Any) -> None:
 def test_captions_keep_the_constraints_of_their_set(synthesised: Any) -> None:
     colors = {"red", "green", "blue", "yellow", "purple", "cyan"}
     numbers = {"one": 1, "two": 2, "three": 3, "four": 4}
-    relations = re.compile(r"left of|right of|above|below|at the (top|bottom) (left|right)")
+    relations = re.compile(r"left of|right of|above|below|(top|bottom) (left|right)")
     sets = Counter()
     for record in records_of(synthesised, "alignment"):
         words = re.findall(r"\w+", record["conversations"][1]["value"])

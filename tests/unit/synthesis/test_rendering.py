@@ -317,12 +317,14 @@ def check_caption(name: str, words: list[str], regions: list[Region], pixels: np
                 if number in NUMBERS
             }
             assert stated == Counter(r.shape for r in regions)
-        case "SynthSpatial" if len(regions) == 1:
-            (region,) = regions
-            assert words[-2:] == [
-                "bottom" if region.y > 32 else "top",
-                "right" if region.x > 32 else "left",
-            ]
+        case "SynthSpatial" if len(regions) <= 2:
+            placed = Counter(
+                tuple(words[at - 1 : at + 3]) for at in range(len(words)) if words[at] in SHAPES
+            )
+            assert placed == Counter(
+                (r.color, r.shape, "bottom" if r.y > 32 else "top", "right" if r.x > 32 else "left")
+                for r in regions
+            )
         case "SynthSpatial":
             holds = next(test for relation, test in HOLDS.items() if relation in " ".join(words))
             firsts, seconds = ([r for r in regions if (r.color, r.shape) == n] for n in named)

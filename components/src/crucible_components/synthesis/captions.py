@@ -31,6 +31,7 @@ MAX_WORDS = 12
 _MAX_COLORS = 3
 _MAX_PER_SHAPE = 3
 _MAX_COUNTED = 6
+_MAX_PLACED = 2
 _PLACES = {"sky": "under the sky", "night": "at night", "sand": "on the sand"}
 
 
@@ -59,9 +60,10 @@ def _count(scene: Scene, world: World) -> str | None:
 
 
 def _spatial(scene: Scene, world: World) -> str | None:
+    """Where each of one or two figures stands; of more, how two lie to each other."""
     figures = _reading_order(scene)
-    if len(figures) == 1:
-        return f"{_figure(figures[0])} at the {' '.join(place_of(figures[0], scene))}."
+    if len(figures) <= _MAX_PLACED:
+        return _sentence([f"{_name(each)} {' '.join(place_of(each, scene))}" for each in figures])
     for first, second in itertools.pairwise(figures):
         related = relations_between(first, second, world)
         if related:

@@ -75,7 +75,7 @@ _PICO: dict[str, Any] = {
         "patch_size": 16,
     },
     "num_dropped_vision_layers": 0,  # trained from scratch, so there is no specialised last layer
-    "query_lens": [1, 4, 16],
+    "query_lens": [1, 4],
     "num_interaction_layers": 2,
     "interaction_stride": 2,
     "interaction_heads": 4,
