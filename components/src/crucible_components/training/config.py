@@ -12,10 +12,8 @@ from crucible.sdk.component import ComponentConfig
 Stage = Literal["alignment", "fusion", "instruction"]
 Preset = Literal["pico", "fusion-3b", "fusion-x-3b", "fusion-8b", "fusion-x-8b"]
 Scale = Literal["pico", "published"]
+OptimizerName = Literal["adamw", "muon"]
 QueryLen = Annotated[int, Field(ge=1)]
-
-MAX_PICO_WIDTH = 512
-"""Text models up to this width train with the pico defaults."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class StageDefaults:
     learning_rate: float
     tower_learning_rate: float
     batch_size: int
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     turns_per_sample: int | None = None
 
 
@@ -59,14 +57,15 @@ class TrainVlmConfig(ComponentConfig):
     categories: list[str] | None = Field(default=None, min_length=1)
     """Train on records of these categories only, e.g. for a specialist. Unset: all."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Conversations a step. Unset: published 256 in alignment, 128 later; 8 at pico size."""
+    """Conversations a step. Unset: published 256 in alignment, 128 later; at pico size 16
+    and 8."""
     turns_per_sample: int | None = Field(default=None, gt=0)
     """Cut conversations into samples of at most so many turns, which share the picture's crops. A
     sample's questions guide its tower together. Unset: whole conversations, as published; 1 at pico
     size, where many questions at once guide to nothing."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate. Unset: published 2e-5 (instruction: 1e-5) for pretrained parts; 1e-3
-    (instruction: 7e-4) at pico size, where everything starts from nothing."""
+    """Peak rate. Unset: published 2e-5 (instruction: 1e-5) for pretrained parts; 2e-3
+    (instruction: 1e-3) at pico size, where everything starts from nothing."""
     tower_learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of the vision tower. Unset: published 2e-5, 2e-6, 1e-6 by stage; at pico size
     the other parts' default rate."""
@@ -74,7 +73,7 @@ class TrainVlmConfig(ComponentConfig):
     """Peak rate of the vision-to-text projector. Unset: ``learning_rate``, as published."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Part of the steps in which rates rise linearly; then a cosine to zero. Published: 0.03."""
-    optimizer: Literal["adamw", "muon"] | None = None
+    optimizer: OptimizerName | None = None
     """muon updates the weights of linear layers along the orthogonal factor of their momentum, and
     all else as adamw does. Unset: adamw, as published; at pico size muon, which learns to see from
     nothing in half the steps."""

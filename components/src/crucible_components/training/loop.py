@@ -24,11 +24,11 @@ from crucible_components.models.fusion.attention import choose_attention
 from crucible_components.models.fusion.modeling import IGNORE, FusionOutput
 from crucible_components.training.batching import BatchPlan, IndexArray, draw_query_len
 from crucible_components.training.checkpoint import load_state, save_state
+from crucible_components.training.config import OptimizerName
 from crucible_components.training.dataset import TrainingSet
 from crucible_components.training.interruption import Interruption
 from crucible_components.training.optimizer import (
     LearningRates,
-    OptimizerName,
     Optimizers,
     build_optimizers,
     schedule_fraction,

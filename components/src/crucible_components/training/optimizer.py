@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-OptimizerName = Literal["adamw", "muon"]
+from crucible_components.training.config import OptimizerName
+
 _TOKEN_TABLES = ("embed_tokens.weight", "lm_head.weight", "position_embedding.weight")
 """Matrices whose rows are looked up, not multiplied: Muon does not take them."""
 

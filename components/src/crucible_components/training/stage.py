@@ -15,11 +15,11 @@ from crucible_components.models.fusion import (
     build_model,
     load_model,
 )
+from crucible_components.models.fusion.build import MAX_SMALL_WIDTH
 from crucible_components.models.fusion.folder import write_model
 from crucible_components.models.fusion.tokenizer import train_tokenizer
 from crucible_components.training.batching import num_batches
 from crucible_components.training.config import (
-    MAX_PICO_WIDTH,
     STAGE_DEFAULTS,
     StageDefaults,
     TrainVlmConfig,
@@ -98,7 +98,7 @@ def resolve_settings(
 
 def stage_defaults(config: TrainVlmConfig, model: FusionForConditionalGeneration) -> StageDefaults:
     """Published or pico defaults, by the width of the text model."""
-    is_pico = model.config.text.hidden_size <= MAX_PICO_WIDTH
+    is_pico = model.config.text.hidden_size <= MAX_SMALL_WIDTH
     return STAGE_DEFAULTS["pico" if is_pico else "published"][config.stage]
 
 

@@ -14,7 +14,8 @@ from crucible_components.models.fusion.processing import FusionProcessor
 from crucible_components.models.fusion.template import IMAGE, LATENT, TEMPLATES
 
 MAX_SMALL_WIDTH = 512
-"""Text models up to this width are initialised by width, wider ones as transformers does."""
+"""Text models up to this width start from nothing: initialised by width, wider ones as transformers
+does, and trained with the pico defaults."""
 
 
 def build_model(
