@@ -31,3 +31,13 @@ def test_the_readme_shows_a_pipeline_that_can_be_planned(tmp_path: Path) -> None
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_pipeline_of_the_repository_can_be_planned(path: Path) -> None:
     assert build(load_pipeline(path)).steps
+
+
+def test_the_ablation_takes_the_quickstarts_own_steps_from_the_cache() -> None:
+    folder = REPOSITORY / "pipelines" / "quickstart"
+    quickstart, ablation = (
+        {step.id: step.fingerprint for step in build(load_pipeline(folder / name)).steps}
+        for name in ("pipeline.yaml", "ablation.yaml")
+    )
+    for step_id in ("scenes", "align", "fuse"):
+        assert ablation[step_id] == quickstart[step_id]
