@@ -1,0 +1,127 @@
+"""Kubernetes as programs: found where envtest keeps them, or built from Go modules by name.
+
+No image registry and no release page is needed, only a Go module proxy. Each folder under ``go/``
+is one module with pinned digests; together they name a cache, so that a changed pin builds anew and
+an old one stays usable. Programs in ``KUBEBUILDER_ASSETS`` are taken first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from crucible.testing.cluster.failures import ClusterFailed
+
+logger = logging.getLogger(__name__)
+
+VERSION = "1.34.4"
+"""The last minor version but one that starts on cgroup v1 without being asked to."""
+_SOURCES = Path(__file__).parent / "go"
+_LDFLAGS = f"-s -w -X k8s.io/component-base/version.gitVersion=v{VERSION}"
+
+
+@dataclass(frozen=True)
+class _Program:
+    name: str
+    module: str
+    """Folder under ``go/``."""
+    package: str
+    seconds: int
+    """Of a first build, in this order, on two cores."""
+
+
+_PROGRAMS = (
+    _Program("etcd", "etcd", ".", 16),
+    _Program("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 200),
+    _Program(
+        "kube-controller-manager",
+        "kubernetes",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+        56,
+    ),
+    _Program("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", 4),
+    _Program("kubelet", "kubernetes", "k8s.io/kubernetes/cmd/kubelet", 15),
+    _Program("kube-proxy", "kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", 10),
+    _Program("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", 15),
+    _Program("coredns", "coredns", ".", 30),
+    _Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", 150),
+)
+
+
+def all_built() -> bool:
+    """True if no program needs building."""
+    return not _absent()
+
+
+def ensure_programs() -> Mapping[str, Path]:
+    """Every program by name; builds what is absent, which takes minutes the first time.
+
+    Raises:
+        ClusterFailed: the build failed; with what the compiler said.
+    """
+    if _absent():
+        folder = _cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:  # another process may be building the same
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _build(_absent(), folder)
+    return {program.name: _locate(program.name) for program in _PROGRAMS}
+
+
+def _absent() -> list[_Program]:
+    return [program for program in _PROGRAMS if not _locate(program.name).exists()]
+
+
+def _locate(name: str) -> Path:
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and (Path(assets) / name).exists():
+        return Path(assets) / name
+    return _cache_dir() / name
+
+
+def _cache_dir() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "crucible" / "kubernetes" / f"{VERSION}-{_digest()}" / "bin"
+
+
+@functools.cache
+def _digest() -> str:
+    """Of everything that decides what the compiler makes."""
+    digest = hashlib.sha256(f"{platform.machine()} {_LDFLAGS}".encode())
+    for path in sorted(_SOURCES.rglob("*")):
+        if path.is_file():
+            digest.update(f"\0{path.relative_to(_SOURCES)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(programs: list[_Program], folder: Path) -> None:
+    expected = sum(program.seconds for program in programs)
+    for number, program in enumerate(programs, 1):
+        logger.info(
+            "building %s (%d of %d); what is left takes about %d s the first time on two cores",
+            program.name, number, len(programs), expected,
+        )  # fmt: skip
+        started = time.monotonic()
+        partial = folder / f"{program.name}.partial"
+        command = ["go", "build", "-trimpath", "-ldflags", _LDFLAGS, "-o", str(partial)]
+        done = subprocess.run(
+            [*command, program.package],
+            cwd=_SOURCES / program.module,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ClusterFailed(f"building {program.name} failed:\n{done.stderr[-4000:]}")
+        partial.rename(folder / program.name)
+        expected -= program.seconds
+        logger.info("built %s in %.0f s", program.name, time.monotonic() - started)
