@@ -20,6 +20,8 @@ GRACE_SECONDS = 3600.0
 """How long `gc` leaves fresh things alone; what writers on s3:// may rely on."""
 
 BLOBS, MANIFESTS, CACHE, LEASES = "blobs/sha256/", "manifests/sha256/", "cache/", "runs/"
+CHECKPOINTS = "checkpoints/"
+"""Of steps in pods: files under keys of their own, removed by the step that ended."""
 
 
 def blob_key(sha256: str) -> str:
@@ -177,8 +179,23 @@ class Backend(Protocol):
         """
         ...
 
+    def put_file(self, key: str, source: Path) -> None:
+        """Store a large file under a key of its own, e.g. a part of a checkpoint.
+
+        Durable when this returns. Nobody verifies it but its reader, who keeps the digest.
+        """
+        ...
+
+    def get_file(self, key: str, size_bytes: int, target: Path) -> str:
+        """Copy what `put_file` stored to a new local file; returns the sha256 of what came.
+
+        Raises:
+            ArtifactNotFound: nothing of that size is there.
+        """
+        ...
+
     def remove(self, keys: Sequence[str]) -> None:
-        """Remove documents; those that are not there are ignored."""
+        """Remove documents and files; those that are not there are ignored."""
         ...
 
     def listing(self, prefix: str) -> Iterator[Stored]:

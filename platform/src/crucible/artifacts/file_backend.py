@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import os
 import secrets
@@ -37,6 +38,7 @@ from crucible.artifacts.files import (
     write_atomically,
 )
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
+from crucible.errors import ArtifactNotFound
 
 
 class FileBackend:
@@ -107,6 +109,29 @@ class FileBackend:
         with self._lock(fcntl.LOCK_SH), storage_errors(self.root, f"write {key}"):
             self._make_folder(path.parent)
             write_atomically(path, data, durable=durable)
+
+    def put_file(self, key: str, source: Path) -> None:
+        target = self.root / key
+        partial = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        with storage_errors(self.root, f"write {key}"):
+            self._make_folder(target.parent)
+            try:
+                shutil.copyfile(source, partial)
+                with partial.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+            sync_folder(target.parent)
+
+    def get_file(self, key: str, size_bytes: int, target: Path) -> str:
+        path = self.root / key
+        if not path.is_file() or path.stat().st_size != size_bytes:
+            raise ArtifactNotFound(f"{path}: not there with {size_bytes} bytes.")
+        with storage_errors(target.parent, f"copy {key}"):
+            shutil.copyfile(path, target)
+            with target.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def remove(self, keys: Sequence[str]) -> None:
         with storage_errors(self.root, "remove documents"):

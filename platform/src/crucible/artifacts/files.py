@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ def walk_files(folder: Path) -> Iterator[Path]:
                 yield from walk_files(Path(entry.path))
             else:
                 yield Path(entry.path)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digits of the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_temporary(name: str) -> bool:

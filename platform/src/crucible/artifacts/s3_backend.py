@@ -23,6 +23,7 @@ from crucible.artifacts.files import storage_errors, write_at
 from crucible.artifacts.manifest import canonical_json
 from crucible.artifacts.s3_client import PATIENCE, Patience, S3Client, SizeDiffers
 from crucible.artifacts.verify import Stamps, hash_file, open_verified
+from crucible.errors import ArtifactNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,19 @@ class S3Backend:
     def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
         self._client.put(key, data)
 
+    def put_file(self, key: str, source: Path) -> None:
+        self._client.upload(key, source, source.stat().st_size)
+
+    def get_file(self, key: str, size_bytes: int, target: Path) -> str:
+        def fetch(offset: int, length: int) -> bytes:
+            try:
+                return self._client.get_range(key, offset, length, size_bytes)
+            except (FileNotFoundError, SizeDiffers) as error:
+                raise ArtifactNotFound(f"{self.place(key)}: {error or 'not there'}.") from error
+
+        with storage_errors(target.parent, f"download {key}"), target.open("xb+") as stream:
+            return _fill(stream.fileno(), size_bytes, fetch)
+
     def remove(self, keys: Sequence[str]) -> None:
         self._client.remove(keys)
 
@@ -221,29 +235,18 @@ class S3Backend:
         return chunk_list
 
     def _download(self, blob: Blob, target: Path) -> os.stat_result:
-        """Fill ``target`` with the whole blob, or leave nothing there.
+        """Fill ``target`` with the whole blob, or leave nothing there."""
 
-        Spans arrive side by side; each is hashed as soon as all before it are there.
-        """
+        def fetch(offset: int, length: int) -> bytes:
+            return self._range(blob, offset, length)
+
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        spans = range(0, max(1, blob.size_bytes), _SPAN_BYTES)
-        whole = hashlib.sha256()
         try:
-            with partial.open("xb+") as stream, ThreadPoolExecutor(_SPANS_AT_ONCE, "s3") as pool:
+            with partial.open("xb+") as stream:
                 file = stream.fileno()
-
-                def fetch(start: int) -> None:
-                    length = min(_SPAN_BYTES, blob.size_bytes - start)
-                    write_at(file, self._range(blob, start, length), start)
-
-                try:
-                    for start, _ in zip(spans, pool.map(fetch, spans), strict=True):
-                        whole.update(os.pread(file, _SPAN_BYTES, start))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                digest = _fill(file, blob.size_bytes, fetch)
                 os.fchmod(file, 0o444)
-                self._check_whole(blob, whole.hexdigest())
+                self._check_whole(blob, digest)
                 os.replace(partial, target)
                 return os.fstat(file)
         finally:
@@ -307,6 +310,27 @@ def _chunks_key(sha256: str) -> str:
 
 def _is_blob(key: str) -> bool:
     return key.startswith(BLOBS)
+
+
+def _fill(file: int, size_bytes: int, fetch: Callable[[int, int], bytes]) -> str:
+    """Write all bytes that ``fetch(offset, length)`` gives into ``file``; returns their sha256.
+
+    Spans arrive side by side; each is hashed as soon as all before it are there.
+    """
+    spans = range(0, max(1, size_bytes), _SPAN_BYTES)
+    whole = hashlib.sha256()
+    with ThreadPoolExecutor(_SPANS_AT_ONCE, "s3") as pool:
+
+        def write(start: int) -> None:
+            write_at(file, fetch(start, min(_SPAN_BYTES, size_bytes - start)), start)
+
+        try:
+            for start, _ in zip(spans, pool.map(write, spans), strict=True):
+                whole.update(os.pread(file, _SPAN_BYTES, start))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return whole.hexdigest()
 
 
 def _each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
