@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from crucible.engines.local import processes
 from crucible.engines.local.engine import LocalEngine
 from crucible.engines.state import RunState, RunStatus
 from crucible.plan.model import Condition, MetricRef, Plan, StepOutput
+from crucible.sdk import kernel
 from crucible.sdk.component import Resources
 from crucible.settings import Settings
 from crucible.testing.plans import make_plan, make_step
@@ -100,7 +100,7 @@ def targets_of(home_dir: Path, run_id: str) -> Targets:
     """Process ids of the run by role, as they are now."""
     text = (home_dir / "runs" / run_id / "lock").read_text().strip()
     supervisor = [int(text)] if text else []
-    table = processes.process_table()
+    table = kernel.process_table()
     servers = [p.pid for p in table if p.parent_pid in supervisor]
     steps = [p.pid for p in table if p.parent_pid in servers]
     return {"supervisor": supervisor, "server": servers, "step": steps}
@@ -117,7 +117,7 @@ def kill(pids: list[int]) -> None:
 def all_gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        alive = {p.pid for p in processes.process_table()}
+        alive = {p.pid for p in kernel.process_table()}
         zombies = {pid for pid in pids if pid in alive and is_zombie(pid)}
         if not alive.intersection(pids) - zombies:
             return True

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from crucible.engines.local import processes
 from crucible.engines.local.protocol import Exited, Job, Signal, Started
 from crucible.engines.local.run_dir import is_locked
 from crucible.engines.local.step_server import ServerProcess, fork_step_server
+from crucible.sdk import kernel
 
 PROGRAM = """
 import os, subprocess, sys, threading, time
@@ -244,7 +244,7 @@ def test_many_jobs_leak_neither_descriptors_nor_zombies(jobs: Jobs) -> None:
     for _ in range(50):
         jobs.run("quiet")
     assert os.listdir(f"/proc/{jobs.server.pid}/fd") == before
-    children = [p for p in processes.process_table() if p.parent_pid == jobs.server.pid]
+    children = [p for p in kernel.process_table() if p.parent_pid == jobs.server.pid]
     assert children == []
 
 

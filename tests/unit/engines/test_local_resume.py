@@ -110,13 +110,13 @@ def test_cancelling_a_lost_run_puts_its_end_on_record(engine, home_dir, run) -> 
 
 
 def test_the_step_server_may_die(engine, home_dir, run) -> None:
-    from crucible.engines.local import processes
+    from crucible.sdk import kernel
 
     run_id = engine.submit(make_plan(make_step("sleep", "Sleep", config={"seconds": 1.0})))
     supervisor = int((home_dir / "runs" / run_id / "lock").read_text())
     while engine.state(run_id).steps["sleep"].status is not StepStatus.RUNNING:
         time.sleep(0.02)
-    server = [p.pid for p in processes.process_table() if p.parent_pid == supervisor]
+    server = [p.pid for p in kernel.process_table() if p.parent_pid == supervisor]
     assert len(server) == 1
     os.kill(server[0], signal.SIGKILL)
     state = run.end(run_id)

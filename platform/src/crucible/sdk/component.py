@@ -114,6 +114,9 @@ class Component(abc.ABC):
     resources: ClassVar[Resources] = Resources()
     cacheable: ClassVar[bool] = True
     """False for steps that must run each time, e.g. reports about the run."""
+    image: ClassVar[str] = "base"
+    """Set of dependencies that it needs, and so the container image of its pods: base, eval, train
+    or serve. A step's own ``image`` wins."""
     preload: ClassVar[tuple[str, ...]] = ()
     """Modules that take long to import and may be imported before a step is forked, e.g. torch:
     the local engine imports them once a run."""

@@ -16,12 +16,18 @@ from urllib.parse import unquote, urlsplit
 
 from crucible.artifacts.files import write_atomically
 from crucible.errors import UserError
-from crucible.sdk.types import ArtifactType, MetadataValue
+from crucible.sdk.types import ArtifactType
 
 _MOUNTS = {"s3": "/s3", "minio": "/minio", "gs": "/gcs"}
 """Where KFP's launcher puts the files of an object store, by scheme."""
 
 _SCHEMA_TITLES = {name: f"system.{name}" for name in ("Model", "Dataset", "Metrics")}
+
+
+def schema_title(kind: ArtifactType) -> str:
+    """KFP's name for artifacts of that type."""
+    return _SCHEMA_TITLES.get(kind.name, "system.Artifact")
+
 
 DIGEST_KEY, TYPE_KEY, VARIANT_KEY = "crucible_digest", "crucible_type", "crucible_variant"
 """What the step process adds to the metadata of every output."""
@@ -86,7 +92,8 @@ class RuntimeArtifact:
     name: str
     uri: str
     schema_title: str = "system.Artifact"
-    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Of an artifact of ours flat: strings and numbers."""
 
     @property
     def path(self) -> Path:
@@ -109,6 +116,41 @@ class RuntimeArtifact:
 
 
 @dataclass(frozen=True)
+class Request:
+    """KFP's ExecutorInput as it comes, whatever its parameters mean."""
+
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, tuple[RuntimeArtifact, ...]]
+    outputs: Mapping[str, RuntimeArtifact]
+    output_file: Path
+
+
+def read_request(text: str) -> Request:
+    """Read the JSON of ``--executor-input``.
+
+    Raises:
+        UserError: not the JSON of an ExecutorInput.
+    """
+    try:
+        value = json.loads(text)
+        inputs, outputs = value.get("inputs") or {}, value["outputs"]
+        return Request(
+            parameters=dict(inputs.get("parameterValues") or {}),
+            inputs=_artifacts(inputs),
+            outputs={
+                name: entries[0]
+                for name, entries in _artifacts(outputs).items()
+                if name != _LOGS_OUTPUT and entries
+            },
+            output_file=Path(outputs["outputFile"]),
+        )
+    except KeyError as error:
+        raise _malformed(f"there is no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _malformed(str(error)) from error
+
+
+@dataclass(frozen=True)
 class ExecutorInput:
     """What a step is asked to do."""
 
@@ -125,29 +167,21 @@ class ExecutorInput:
         Raises:
             UserError: not the JSON of an ExecutorInput for `crucible.step`.
         """
+        request = read_request(text)
         try:
-            value = json.loads(text)
-            inputs, outputs = value.get("inputs") or {}, value["outputs"]
-            parameters = inputs.get("parameterValues") or {}
-            step = _struct(parameters["step"], "step")
-            config = _struct(parameters.get("config") or {}, "config")
-            return cls(
-                config=config,
-                step=StepParameters.from_json(step),
-                inputs=_artifacts(inputs),
-                outputs={
-                    name: entries[0]
-                    for name, entries in _artifacts(outputs).items()
-                    if name != _LOGS_OUTPUT and entries
-                },
-                output_file=Path(outputs["outputFile"]),
-            )
-        except UserError:
-            raise
+            step = _struct(request.parameters["step"], "step")
+            config = _struct(request.parameters.get("config") or {}, "config")
         except KeyError as error:
             raise _malformed(f"there is no {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise _malformed(str(error)) from error
+        except ValueError as error:
+            raise error if isinstance(error, UserError) else _malformed(str(error)) from error
+        return cls(
+            config=config,
+            step=StepParameters.from_json(step),
+            inputs=request.inputs,
+            outputs=request.outputs,
+            output_file=request.output_file,
+        )
 
     def to_json(self) -> dict[str, object]:
         """The JSON that `parse` reads and that KFP's own proto accepts."""
@@ -191,7 +225,7 @@ def build_executor_input(
             name: RuntimeArtifact(
                 name,
                 (attempt_dir.resolve() / "outputs" / name).as_uri(),
-                _SCHEMA_TITLES.get(kind.name, "system.Artifact"),
+                schema_title(kind),
             )
             for name, kind in outputs.items()
         },
@@ -199,12 +233,22 @@ def build_executor_input(
     )
 
 
-def write_executor_output(path: Path, outputs: Mapping[str, RuntimeArtifact]) -> None:
+def write_executor_output(
+    path: Path,
+    outputs: Mapping[str, RuntimeArtifact],
+    *,
+    parameters: Mapping[str, float] | None = None,
+) -> None:
     """Write KFP's ExecutorOutput; metadata stays flat, since KFP's store keeps it no other way.
 
     Not synced: an engine makes durable what it reads from it.
     """
-    value = {"artifacts": _artifact_lists({name: (a,) for name, a in outputs.items()})}
+    value: dict[str, object] = {
+        "artifacts": _artifact_lists({name: (a,) for name, a in outputs.items()})
+    }
+    if parameters:
+        value["parameterValues"] = dict(parameters)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(value, allow_nan=False).encode(), durable=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from crucible.artifacts.files import write_atomically
 from crucible.errors import (
     EXIT_FAILED,
+    EXIT_TEMPORARY,
+    EXIT_USER_ERROR,
     ArtifactError,
     CrucibleError,
     OutputMissing,
@@ -37,6 +40,13 @@ _FIXES = {
     "no-output": "Write every output in run(), or declare it `| None` if it may be left out.",
     "temporary": "Resume the run when the service answers again.",
     "store": "See the message for what the artifact store lacks, then resume the run.",
+}
+
+
+_BY_EXIT_CODE = {
+    EXIT_USER_ERROR: ("user-error", "See its log, correct the input, resume the run."),
+    EXIT_TEMPORARY: ("temporary", "See its log; resume the run later."),
+    EXIT_FAILED: ("raised", "See its log, correct the component, resume the run."),
 }
 
 
@@ -63,6 +73,35 @@ def failure_of(error: BaseException) -> FailureRecord:
     if _is_disk_full(error):
         fix = "Free space (`platformctl artifacts gc` helps), then resume the run."
     return FailureRecord(cause, _message(error), fix, exit_code)
+
+
+def read_failure(path: Path) -> FailureRecord | None:
+    """What a step process wrote before it ended; None if it could not."""
+    try:
+        value = json.loads(path.read_text())
+        return FailureRecord(
+            str(value["cause"]), str(value["message"]), str(value["fix"]), int(value["exit_code"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def failure_of_exit(exit_code: int, written: FailureRecord | None) -> FailureRecord:
+    """Why a process that was not asked to end did so.
+
+    Args:
+        exit_code: its own, or minus the signal that ended it.
+        written: what it left, if anything.
+    """
+    if written is not None:
+        return FailureRecord(written.cause, written.message, written.fix, exit_code)
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        fix = "See its log. A crash in native code often means too little memory or a broken build."
+        return FailureRecord("killed", f"ended by {name}", fix, exit_code)
+    message = f"ended with exit code {exit_code} and gave no reason"
+    cause, fix = _BY_EXIT_CODE.get(exit_code, _BY_EXIT_CODE[EXIT_FAILED])
+    return FailureRecord(cause, message, fix, exit_code)
 
 
 def _cause(error: BaseException) -> str:

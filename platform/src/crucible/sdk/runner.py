@@ -43,6 +43,7 @@ from crucible.sdk.executor import (
 )
 from crucible.sdk.failure import FILE_NAME, failure_of
 from crucible.sdk.fingerprint import CODE_PART, code_digest
+from crucible.sdk.pod.request import PodRequest
 from crucible.sdk.process import (
     Terminated,
     ignore_signals,
@@ -51,6 +52,7 @@ from crucible.sdk.process import (
     unwinding_on_signals,
 )
 from crucible.sdk.retry import Backoff
+from crucible.sdk.store_checkpoint import STORE_CHECKPOINTS, StoreCheckpoints
 from crucible.sdk.validation import validate_config, with_metric_refs
 from crucible.settings import Settings
 
@@ -71,7 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logs.configure(form="json" if os.environ.get("CRUCIBLE_LOG_FORMAT") == "json" else "text")
     try:
-        request = ExecutorInput.parse(_text(arguments.executor_input))
+        text = _text(arguments.executor_input)
+        pod_request = PodRequest.parse(text)
+        if pod_request is not None:
+            from crucible.sdk.pod.main import run_pod
+
+            return run_pod(pod_request)
+        request = ExecutorInput.parse(text)
     except UserError as error:
         logger.error("%s", error)
         return error.exit_code
@@ -97,17 +105,21 @@ class Places:
 
     store_uri: str
     events: Path
-    checkpoints: Path
+    checkpoints: Path | None
+    """A folder; None: in the artifact store, where a pod's successor finds them."""
     scratch_parent: Path | None
     failure: Path
 
     @classmethod
     def of(cls, request: ExecutorInput, environ: Mapping[str, str]) -> Places:
         beside = request.output_file.parent
+        checkpoints = environ.get("CRUCIBLE_CHECKPOINTS")
         return cls(
             store_uri=environ.get("CRUCIBLE_STORE") or Settings.load(environ).store_uri,
             events=Path(environ.get("CRUCIBLE_EVENTS") or beside / "events.jsonl"),
-            checkpoints=Path(environ.get("CRUCIBLE_CHECKPOINTS") or beside / "checkpoints"),
+            checkpoints=None
+            if checkpoints == STORE_CHECKPOINTS
+            else Path(checkpoints or beside / "checkpoints"),
             scratch_parent=Path(environ["CRUCIBLE_SCRATCH"])
             if environ.get("CRUCIBLE_SCRATCH")
             else None,
@@ -203,11 +215,10 @@ def _work(work: _Work) -> None:
     """Call ``run``, commit what it wrote, tell the engine, tidy up."""
     cls, step, store = work.cls, work.request.step, work.store
     producer = {"component": cls.name, "version": cls.version, "fingerprint": step.fingerprint}
-    checkpoints = FolderCheckpoints(work.places.checkpoints)
     with (
         scratch_folder(work.places.scratch_parent) as scratch_dir,
         contextlib.closing(EventWriter(work.places.events)) as events,
-        contextlib.closing(checkpoints),
+        contextlib.closing(_checkpoints(work, scratch_dir)) as checkpoints,
         contextlib.closing(OutputDrafts(work.inputs, work.request, store, scratch_dir)) as drafts,
     ):
         outputs = drafts.open()
@@ -228,6 +239,18 @@ def _work(work: _Work) -> None:
         _deliver(work.request, refs)
         _enter_into_cache(cls, work.request, store, refs)
         checkpoints.clear()
+
+
+def _checkpoints(work: _Work, scratch_dir: Path) -> FolderCheckpoints | StoreCheckpoints:
+    if work.places.checkpoints is not None:
+        return FolderCheckpoints(work.places.checkpoints)
+    step = work.request.step
+    return StoreCheckpoints(
+        work.store.backend,
+        fingerprint=step.fingerprint,
+        run_id=step.run_id,
+        scratch_dir=scratch_dir,
+    )
 
 
 def _prepare(cls: type[Component], request: ExecutorInput) -> tuple[BoundInputs, ComponentConfig]:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from crucible.engines.local import processes
 from crucible.engines.local.logfile import CappedLog
 from crucible.engines.local.preload import preload
 from crucible.engines.local.protocol import Channel, Exited, Job, Message, Signal, Started
+from crucible.sdk import kernel
 
 _PIPE_BYTES = 2**20
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -113,7 +113,7 @@ class StepServer:
                 gc.freeze()
             log = CappedLog(Path(job.log_path))
             reading, writing = _pipe()
-            oom_kills_before = processes.oom_kills()
+            oom_kills_before = kernel.oom_kills()
             # A signal to the job must wait until the fork has let go of the server's handlers.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             pid = os.fork()
@@ -135,8 +135,8 @@ class StepServer:
         code = 1
         try:
             os.setsid()
-            processes.die_with_parent(self._pid)
-            processes.prefer_for_oom_kill()
+            kernel.die_with_parent(self._pid)
+            kernel.prefer_for_oom_kill()
             self._let_go()
             _redirect(output)
             os.environ.clear()
@@ -191,7 +191,7 @@ class StepServer:
                 continue  # an orphan that was adopted
             self._kill_session(pid)
             self._drain(running)
-            before, after = running.oom_kills_before, processes.oom_kills()
+            before, after = running.oom_kills_before, kernel.oom_kills()
             self._channel.send(
                 Exited(
                     running.job.id,
@@ -205,9 +205,9 @@ class StepServer:
         """Kill what the ended leader of a session left behind."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing left: the rule
             os.killpg(session_id, signal.SIGKILL)
-        if not processes.has_children():
+        if not kernel.has_children():
             return  # so no orphan either; saves reading the process table
-        for process in processes.process_table():
+        for process in kernel.process_table():
             if process.session_id == session_id:
                 with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                     os.kill(process.pid, signal.SIGKILL)
@@ -226,7 +226,7 @@ class StepServer:
         """Kill every step and every orphan, and wait for them."""
         for pid in self._running:
             _kill_group(pid, signal.SIGKILL)
-        processes.kill_children()
+        kernel.kill_children()
         for running in self._running.values():
             self._drain(running)
 

@@ -10,9 +10,10 @@ from crucible.engines.local.logfile import tail
 from crucible.engines.local.pool import Ended
 from crucible.engines.local.protocol import Job
 from crucible.engines.local.run import Run
-from crucible.engines.local.verdict import StopReason, read_failure
+from crucible.engines.local.verdict import StopReason
 from crucible.engines.state import Failure, FailureCause, StepStatus
 from crucible.plan.model import PlanStep
+from crucible.sdk.failure import read_failure
 
 _MODULE = "crucible.engines.local.imports"
 
@@ -85,6 +86,7 @@ class Importing:
         written = read_failure(self._run.run_dir.import_failure(uri))
         if written is None:
             message = f"importing {uri} ended with exit code {exit_code}"
-            written = (FailureCause.RAISED, message, "See the log lines, then resume the run.")
-        cause, message, fix = written
-        return Failure(cause, message, fix, exit_code, log_tail)
+            fix = "See the log lines, then resume the run."
+            return Failure(FailureCause.RAISED, message, fix, exit_code, log_tail)
+        cause = FailureCause(written.cause)
+        return Failure(cause, written.message, written.fix, exit_code, log_tail)

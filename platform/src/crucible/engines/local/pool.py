@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crucible.engines.local import processes
 from crucible.engines.local.machine import GIB, Machine
 from crucible.engines.local.protocol import Exited, Job, Message, Signal, Started
 from crucible.engines.local.step_server import ServerProcess
 from crucible.engines.local.verdict import StopReason
 from crucible.errors import CrucibleError
+from crucible.sdk import kernel
 
 MEMORY_CHECK_SECONDS = 1.0
 
@@ -150,7 +150,7 @@ class ProcessPool:
         if not measured or now < self._next_memory_check:
             return
         self._next_memory_check = now + MEMORY_CHECK_SECONDS
-        used = processes.session_memory_bytes(set(measured))
+        used = kernel.session_memory_bytes(set(measured))
         for pid, active in measured.items():
             active.peak_bytes = max(active.peak_bytes, used[pid])
         if sum(used.values()) > self._machine.memory_gib * GIB:

@@ -32,6 +32,18 @@ def write_record(run_dir: RunDir, plan: Plan, history: History, store: Store) ->
         ArtifactError: the store refused.
         OSError: the run's folder cannot be written.
     """
+    write_atomically(run_dir.record, run_json(run_dir, plan, history).encode())
+    ref = store.put_tree(run_dir.record, type="RunRecord")
+    ref.write(run_dir.record_reference)
+    return ref
+
+
+def run_json(run_dir: RunDir, plan: Plan, history: History) -> str:
+    """The text of ``run.json``.
+
+    Raises:
+        OSError: the run's folder cannot be read.
+    """
     by_step = {step.id: logged(_attempts(step, run_dir, history)) for step in plan.steps}
     record = {
         "schema": SCHEMA,
@@ -40,10 +52,7 @@ def write_record(run_dir: RunDir, plan: Plan, history: History, store: Store) ->
         "metrics": {step_id: metrics for step_id, (metrics, _) in by_step.items()},
         "params": {step_id: params for step_id, (_, params) in by_step.items()},
     }
-    write_atomically(run_dir.record, json.dumps(record, indent=1).encode())
-    ref = store.put_tree(run_dir.record, type="RunRecord")
-    ref.write(run_dir.record_reference)
-    return ref
+    return json.dumps(record, indent=1)
 
 
 def logged(

@@ -12,11 +12,11 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from crucible.engines.local import processes
 from crucible.engines.local.forkserver import StepServer
 from crucible.engines.local.protocol import Channel
 from crucible.engines.local.run_dir import RunLocked, take_lock
 from crucible.errors import CrucibleError
+from crucible.sdk import kernel
 
 _LEFTOVER_SECONDS = 3.0
 """How long processes of an earlier engine may take to die before they are killed by name."""
@@ -57,7 +57,7 @@ def fork_step_server(process_lock: Path, *, close: tuple[int, ...] = ()) -> Serv
         ours.close()
         for descriptor in close:
             os.close(descriptor)
-        processes.adopt_orphans()
+        kernel.adopt_orphans()
         take_process_lock(process_lock)
         StepServer(Channel(theirs)).serve()
         code = 0
@@ -79,7 +79,7 @@ def take_process_lock(path: Path) -> int:
             return take_lock(path)
         except RunLocked:
             waited_seconds = time.monotonic() - started_at
-        holders = [pid for pid in processes.holders_of(path) if pid != os.getpid()]
+        holders = [pid for pid in kernel.holders_of(path) if pid != os.getpid()]
         if waited_seconds > _LOCK_SECONDS:
             raise CrucibleError(
                 f"processes {holders} of an earlier engine hold {path} and do not end. "

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from crucible import logs
 from crucible.engines.events import EventLog, History, read_events
-from crucible.engines.local import processes, schedule
+from crucible.engines.local import schedule
 from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
 from crucible.engines.local.leasing import Leasing
@@ -36,7 +36,7 @@ from crucible.engines.local.run_dir import LAST_WORDS, RunDir, write_owner
 from crucible.engines.local.step_server import fork_step_server
 from crucible.engines.local.steps import Steps
 from crucible.engines.state import RunStatus
-from crucible.sdk import runner
+from crucible.sdk import kernel, runner
 from crucible.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Supervisor:
                 self._wait()
             self._end()
         except ServerLost as error:
-            processes.kill_children()
+            kernel.kill_children()
             message = f"{error}; resume the run"
             self._run.record("run.ended", status=RunStatus.INTERRUPTED, message=message)
             return
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_owner(lock, os.getpid())
     logs.configure()
     logger.info("process %d takes %s up", os.getpid(), run_dir.run_id)
-    processes.adopt_orphans()
+    kernel.adopt_orphans()
     server = fork_step_server(run_dir.process_lock, close=(lock,))
     try:
         plan = run_dir.read_plan()

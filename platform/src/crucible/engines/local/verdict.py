@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
 from crucible.engines.local.logfile import tail
 from crucible.engines.local.machine import GIB
 from crucible.engines.local.protocol import Exited
 from crucible.engines.local.run_dir import AttemptDir
 from crucible.engines.state import Failure, FailureCause
-from crucible.errors import EXIT_TEMPORARY, EXIT_USER_ERROR, UserError
+from crucible.errors import UserError
 from crucible.plan.model import PlanStep
 from crucible.sdk.executor import read_executor_output
-from crucible.sdk.failure import failure_of
+from crucible.sdk.failure import failure_of, failure_of_exit, read_failure
 
 _NEAR_LIMIT_FRACTION = 0.9
 """Where the kernel does not count its kills, a SIGKILL above this share of what the step declares
@@ -123,29 +120,5 @@ def _explain(
             return FailureCause.OUT_OF_MEMORY, message, memory_fix
         message = "killed by SIGKILL from outside, not for memory"
         return FailureCause.KILLED, message, "Resume the run when whoever killed it is done."
-    written = read_failure(attempt_dir.failure)
-    if written is not None:
-        return written
-    if ended.exit_code < 0:
-        name = signal.Signals(-ended.exit_code).name
-        fix = "See its log. A crash in native code often means too little memory or a broken build."
-        return FailureCause.KILLED, f"ended by {name}", fix
-    return _by_exit_code(ended.exit_code)
-
-
-def read_failure(path: Path) -> tuple[FailureCause, str, str] | None:
-    """Cause, message and fix that a process wrote before it ended; None if it could not."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return FailureCause(value["cause"]), str(value["message"]), str(value["fix"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _by_exit_code(exit_code: int) -> tuple[FailureCause, str, str]:
-    message = f"ended with exit code {exit_code} and gave no reason"
-    if exit_code == EXIT_USER_ERROR:
-        return FailureCause.USER_ERROR, message, "See its log, correct the input, resume the run."
-    if exit_code == EXIT_TEMPORARY:
-        return FailureCause.TEMPORARY, message, "See its log; resume the run later."
-    return FailureCause.RAISED, message, "See its log, correct the component, resume the run."
+    found = failure_of_exit(ended.exit_code, read_failure(attempt_dir.failure))
+    return FailureCause(found.cause), found.message, found.fix

@@ -1,4 +1,4 @@
-"""What the engine asks the kernel about processes. Linux; elsewhere the answers are modest.
+"""What engines and pods ask the kernel about processes. Linux; elsewhere answers are modest.
 
 No process of a run may outlive it: the step server adopts orphans of its steps, and every child
 asks to be killed with its parent.
@@ -91,6 +91,19 @@ def oom_kills() -> int | None:
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
+    return None
+
+
+def container_oom_kills() -> int | None:
+    """How often the kernel has killed in this container; None where it does not say, or is none."""
+    for path in (
+        "/sys/fs/cgroup/memory.events",  # version 2
+        "/sys/fs/cgroup/memory/memory.oom_control",  # version 1
+    ):
+        with contextlib.suppress(OSError):
+            for line in Path(path).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return None
 
 

@@ -1,0 +1,98 @@
+"""The process of one attempt: started, its output passed on and kept, ended with the pod."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from crucible.sdk import kernel
+from crucible.sdk.process import Terminated
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 20.0
+"""Between SIGTERM and SIGKILL: less than the 30 s that Kubernetes gives a pod."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    exit_code: int
+    """Its own, or minus the signal that ended it."""
+    oom_kills: int | None
+    """How often the kernel killed in this container meanwhile; None where it does not say."""
+    peak_memory_gib: float
+
+
+def run_child(
+    module: str, argv: Sequence[str], *, environ: Mapping[str, str], log_path: Path
+) -> Ended:
+    """Run ``python -m module argv`` to its end; what it prints goes to stdout and ``log_path``.
+
+    Raises:
+        Terminated: this process was asked to end; the child has ended before that is raised.
+    """
+    before = kernel.container_oom_kills()
+    parent_pid = os.getpid()
+    with log_path.open("ab") as log:
+        # -P: a file of the user's called random.py must not be what the step imports.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environ),
+            preexec_fn=lambda: _prepare_child(parent_pid),
+        )
+        pump = threading.Thread(target=_pump, args=(process.stdout, log), daemon=True)
+        pump.start()
+        try:
+            process.wait()
+        except Terminated:
+            _end(process)
+            raise
+        finally:
+            pump.join(timeout=GRACE_SECONDS)  # a grandchild may hold the pipe open for ever
+    after = kernel.container_oom_kills()
+    return Ended(
+        exit_code=process.returncode,
+        oom_kills=None if before is None or after is None else after - before,
+        peak_memory_gib=_peak_bytes() / 2**30,
+    )
+
+
+def _prepare_child(parent_pid: int) -> None:
+    kernel.die_with_parent(parent_pid)
+    kernel.prefer_for_oom_kill()  # so that somebody is left to say what happened
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        logger.warning("the step did not end in %.0f s: killing it", GRACE_SECONDS)
+        process.kill()
+        process.wait()
+
+
+def _pump(source: IO[bytes] | None, log: IO[bytes]) -> None:
+    while source is not None and (data := os.read(source.fileno(), 1 << 16)):
+        log.write(data)
+        log.flush()
+        os.write(sys.stdout.fileno(), data)
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
