@@ -47,8 +47,16 @@ _MAX_LISTED_INPUTS: Final = 20
 class Mirror:
     """One pipeline run in MLflow. `read` looks at the run's log, `write` brings MLflow up to it."""
 
-    def __init__(self, run_dir: Path, settings: Settings) -> None:
+    def __init__(self, run_dir: Path, settings: Settings, *, steps_only: bool = False) -> None:
+        """Start from what earlier mirrors of ``run_dir`` have sent.
+
+        Args:
+            run_dir: of the run, or of a pod that knows its own steps and not the run's end.
+            settings: where MLflow is.
+            steps_only: leave the status of the pipeline's own run alone.
+        """
         self.run_dir = run_dir
+        self._steps_only = steps_only
         self.view = RunView()
         self._settings = settings
         self._log_offset = 0
@@ -109,7 +117,8 @@ class Mirror:
             for step_id, run in self._step_runs.items():
                 if self._settled.get(step_id) != self.view.steps[step_id]:
                     self._write_step(run, self.view.steps[step_id], interrupted)
-            self._write_parent(interrupted)
+            if not self._steps_only:
+                self._write_parent(interrupted)
         finally:
             self._store_offsets()
 

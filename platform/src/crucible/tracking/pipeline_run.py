@@ -52,14 +52,14 @@ def ensure_pipeline_run(
 ) -> PipelineRun:
     """The MLflow run of the pipeline run in ``run_dir``, created if there is none yet.
 
-    It is found by its tags, so that processes that were killed, or that ask at the same time, end
-    up with the same one.
+    It is found by its tags, so that processes that were killed, or that ask at the same time on
+    this machine or on others, end up with the same one.
     """
     with exclusive_lock(run_dir / "mlflow.lock"):
         experiment_id = ensure_experiment(client, settings, plan.name)
         found = _find(client, experiment_id, plan, view.run_id)
         if found is None:
-            found = _create(client, experiment_id, plan, view)
+            found = _elect(client, _create(client, experiment_id, plan, view), plan, view.run_id)
         steps = {step_id: run.info.run_id for step_id, run in found.step_runs.items()}
         write_link(run_dir, settings, found.run_id, steps)
         return found
@@ -110,10 +110,20 @@ def _find(client: MlflowClient, experiment_id: str, plan: Plan, run_id: str) -> 
             if not token:
                 break
     step_runs = {run.data.tags[TAG_STEP]: run for run in runs if TAG_STEP in run.data.tags}
-    for run in runs:
-        if TAG_STEP not in run.data.tags:
-            return PipelineRun(run.info.run_id, experiment_id, run.data.tags, step_runs)
-    return None
+    parents = [run for run in runs if TAG_STEP not in run.data.tags]
+    if not parents:
+        return None
+    first = min(parents, key=lambda run: (run.info.start_time, run.info.run_id))
+    return PipelineRun(first.info.run_id, experiment_id, first.data.tags, step_runs)
+
+
+def _elect(client: MlflowClient, made: PipelineRun, plan: Plan, run_id: str) -> PipelineRun:
+    """The run that counts if pods of one pipeline made one each at the same time: the first."""
+    first = _find(client, made.experiment_id, plan, run_id) or made
+    if first.run_id != made.run_id:
+        with mlflow_errors(f"remove a second MLflow run of {run_id}"):
+            client.delete_run(made.run_id)
+    return first
 
 
 def _create(client: MlflowClient, experiment_id: str, plan: Plan, view: RunView) -> PipelineRun:

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with exclusive_lock(options.run_dir / LOCK_FILE):
             Relay(
-                Mirror(options.run_dir, Settings.load()),
+                Mirror(options.run_dir, Settings.load(), steps_only=options.steps_only),
                 options.give_up_after_seconds,
                 engine_lost=lambda: stopping or os.getppid() != engine_pid,
             ).run()
@@ -146,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=DEFAULT_GIVE_UP_SECONDS,
         help=f"patience with MLflow after the run's end; then exit {EXIT_TEMPORARY}",
+    )
+    parser.add_argument(
+        "--steps-only",
+        action="store_true",
+        help="the folder knows some steps of a run: leave the pipeline's own MLflow run open",
     )
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     return parser
