@@ -61,7 +61,7 @@ def test_a_default_that_is_written_out_changes_nothing(variant: MakePlan) -> Non
 
 def test_seed_and_environment_change_everything(variant: MakePlan) -> None:
     assert changed(variant(), variant("seed: 1")) == set("abcde")
-    assert changed(variant(), variant(environment="img@sha256:a")) == set("abcde")
+    assert changed(variant(), variant(images={"base": "img@sha256:a"})) == set("abcde")
     assert changed(variant(), variant(old="  e: {", new="  e: {seed: 3, ")) == {"e"}
 
 

@@ -285,13 +285,22 @@ def test_the_release(make_plan: MakePlan) -> None:
     )
 
 
-def test_an_environment_is_the_image_of_every_step(make_plan: MakePlan) -> None:
+def test_a_step_runs_in_the_image_of_its_component_and_its_digest_counts(
+    make_plan: MakePlan,
+) -> None:
     body = "steps: {a: {uses: Noop!}, b: {uses: Noop!, image: 'img@sha256:b'}}\n"
-    plan = make_plan(body, environment="img@sha256:a")
+    plan = make_plan(body, images={"base": "reg/img@sha256:a", "train": "img@sha256:c"})
     assert [(step.image, step.environment) for step in plan.steps] == [
-        ("img@sha256:a", "img@sha256:a"),
-        ("img@sha256:b", "img@sha256:b"),
+        ("reg/img@sha256:a", "sha256:a"),
+        ("img@sha256:b", "sha256:b"),
     ]
+    elsewhere = make_plan(body, images={"base": "mirror/img@sha256:a"})
+    assert elsewhere.steps[0].fingerprint == plan.steps[0].fingerprint
+
+
+def test_a_step_without_an_image_is_refused_with_what_there_is(make_plan: MakePlan) -> None:
+    with pytest.raises(UserError, match=r"steps\.a: .* image 'base', .* It has: train"):
+        make_plan("steps: {a: {uses: Noop!}}\n", images={"train": "img@sha256:c"})
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ class EvaluateModel(Component):
     """Score a vision-language model on questions with known answers."""
 
     name = "evaluate-model"
+    image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
     preload = ("crucible_components.evaluation.evaluation", "crucible_components.models.fusion")
 

@@ -22,6 +22,7 @@ class MergeModels(Component):
     """Merge checkpoints that share one base into one model, tensor by tensor."""
 
     name = "merge-models"
+    image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
     preload = ("crucible_components.merging.apply",)
 

@@ -19,6 +19,7 @@ class ReportRun(Component):
     """Show a run on one self-contained page: graph, curves, accuracy, samples, lineage."""
 
     name = "report-run"
+    image = "eval"
     resources = Resources(cpus=1.0, memory_gib=1.0)
     cacheable = False
 

@@ -16,6 +16,7 @@ class TrainGrpo(Component):
     """Reinforce a vision-language model on questions whose answers a rule can check."""
 
     name = "train-grpo"
+    image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
     preload = ("crucible_components.rl.training",)
 

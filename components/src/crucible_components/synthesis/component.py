@@ -27,6 +27,7 @@ class SynthesizeScenes(Component):
     """Draw scenes and write captions, conversations and held-out questions about them."""
 
     name = "synthesize-scenes"
+    image = "eval"
     resources = Resources(cpus=1.0, memory_gib=1.0)
 
     class Inputs(ComponentInputs):

@@ -24,6 +24,7 @@ class TrainVlm(Component):
     """Train a FUSION vision-language model through one of its three stages."""
 
     name = "train-vlm"
+    image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
     preload = ("crucible_components.training.stage",)
 

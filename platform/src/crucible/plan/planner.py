@@ -45,21 +45,22 @@ from crucible.specs.spec import EXIT, PipelineSpec
 def build(
     spec: PipelineSpec,
     *,
-    environment: str | None = None,
+    images: Mapping[str, str] | None = None,
     resolve_model: ResolveModel | None = None,
 ) -> Plan:
     """The plan of ``spec``: equal specs, sources and files give equal plans.
 
     Args:
         spec: from `load_pipeline`.
-        environment: digest of the image that steps run in; None: the installed distributions here.
+        images: image by digest of each set of dependencies (`Component.image`) that steps run in;
+            None: the distributions installed here.
         resolve_model: looks ``models:/NAME@alias`` up; needed only if the spec has one.
 
     Raises:
-        UserError: an imported path cannot be read, a model cannot be looked up, or a component's
-            estimate fails.
+        UserError: an imported path cannot be read, a model cannot be looked up, a component's
+            estimate fails, or there is no image for a step.
     """
-    return _Planning(spec, environment, resolve_model).plan()
+    return _Planning(spec, images, resolve_model).plan()
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,13 @@ class _Planning:
     """One pass over a spec in topological order."""
 
     def __init__(
-        self, spec: PipelineSpec, environment: str | None, resolve_model: ResolveModel | None
+        self,
+        spec: PipelineSpec,
+        images: Mapping[str, str] | None,
+        resolve_model: ResolveModel | None,
     ) -> None:
         self._spec = spec
-        self._image = environment
+        self._images = images
         self._imports = Imports(spec.dir, resolve_model)
         self._needs = {name: needs_of(step) for name, step in spec.steps.items()}
         self._order = topological_order(self._needs)
@@ -149,7 +153,8 @@ class _Planning:
         config, estimate = _config(cls, binding, step_id)
         defaults = self._spec.defaults
         seed = defaults.seed if task.seed is None else task.seed
-        environment = self._environment(task)
+        image = self._image(name, task, cls)
+        environment = image.rpartition("@")[2] or environment_digest()
         parts = fingerprint_parts(
             cls,
             config=config,
@@ -177,7 +182,7 @@ class _Planning:
             cache_enabled=cache and cls.cacheable,
             optional_outputs=tuple(s.name for s in output_slots(cls).values() if s.optional),
             metric_refs=inputs.metric_refs,
-            image="" if self._image is None else environment,
+            image=image,
             environment=environment,
             estimate=estimate,
         )
@@ -187,10 +192,18 @@ class _Planning:
         known = {output: self._types.get((name, output)) for output in declared}
         return declared | {output: kind.type for output, kind in known.items() if kind is not None}
 
-    def _environment(self, task: TaskSpec) -> str:
-        if self._image is None:
-            return environment_digest()
-        return task.image or self._image
+    def _image(self, name: str, task: TaskSpec, cls: type[Component]) -> str:
+        """The container image of a step; none where steps are processes here."""
+        if self._images is None:
+            return ""
+        image = task.image or self._images.get(cls.image)
+        if image is None:
+            raise UserError(
+                f"steps.{name}: {cls.name} runs in the image {cls.image!r}, of which the context "
+                f"has none. It has: {', '.join(self._images)}. Add it under images, by digest, or "
+                "give the step an image of its own."
+            )
+        return image
 
     def _inputs(self, cls: type[Component], binding: Binding) -> _Inputs:
         slots = []
