@@ -1,0 +1,1 @@
+"""Running a plan on Kubeflow Pipelines: compile, submit, follow, explain."""

@@ -1,0 +1,124 @@
+"""The executors of a pipeline: image, command, environment and resources of each pod."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from crucible.engines.kfp import ir
+from crucible.engines.kfp.kubernetes_config import environment, executor_config, pool_of
+from crucible.engines.kfp.units import Unit
+from crucible.errors import Problem, UserError
+from crucible.plan.model import PlanStep, Retry
+from crucible.sdk.component import Resources
+from crucible.specs.context import ContextDocument
+
+Json = dict[str, Any]
+
+POD_OVERHEAD_GIB = 0.5
+"""What the pod's own processes need beside the step: reporting, and the relay to MLflow."""
+MAX_PARAMETERS_BYTES = 100_000
+"""A pod's executor input is one argument, of which Linux allows 128 KiB."""
+_COMMAND = ("python3", "-P", "-m", "crucible.step")
+_MAX_LABEL_CHARS = 63
+
+
+@dataclass
+class Containers:
+    """Adds executors to a document, and keeps what is wrong with them."""
+
+    context: ContextDocument
+    document: ir.Document
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, unit: Unit) -> None:
+        """The executor of ``unit``, under its name."""
+        self.problems += _problems(unit)
+        step, last = _most_demanding(unit), unit.steps[-1]
+        self.document.executors[f"exec-{unit.name}"] = {
+            "container": {
+                "image": step.image,
+                "command": list(_COMMAND),
+                "args": [last.component, "--executor-input", "{{$}}"],
+                "env": [{"name": k, "value": v} for k, v in self._environment(step.retry).items()],
+                "resources": self._resources(step),
+            }
+        }
+        self.document.kubernetes[f"exec-{unit.name}"] = executor_config(
+            self.context,
+            step,
+            label=unit.name[:_MAX_LABEL_CHARS].rstrip("-"),
+            timeout_minutes=_timeout_minutes(unit),
+        )
+
+    def check(self) -> None:
+        """Raise if anything is in the way.
+
+        Raises:
+            UserError: with every problem of every executor.
+        """
+        if self.problems:
+            lines = "\n".join(f"- {problem}" for problem in self.problems)
+            raise UserError(
+                f"the pipeline cannot run in context {self.context.metadata.name}:\n{lines}",
+                self.problems,
+            )
+
+    def _environment(self, retry: Retry) -> dict[str, str]:
+        return environment(self.context) | {
+            "CRUCIBLE_RETRY_LIMIT": str(retry.limit),
+            "CRUCIBLE_RETRY_BACKOFF_SECONDS": f"{retry.backoff_seconds:g}",
+            "CRUCIBLE_RETRY_FACTOR": f"{retry.backoff_factor:g}",
+            "CRUCIBLE_RETRY_MAX_SECONDS": f"{retry.max_backoff_seconds:g}",
+        }
+
+    def _resources(self, step: PlanStep) -> Json:
+        """Memory is a limit, since a node that runs out of it kills whom it likes; cpu is not."""
+        resources = step.resources
+        memory_mib = round((resources.memory_gib + POD_OVERHEAD_GIB) * 1024)
+        made: Json = {
+            "cpuRequest": resources.cpus,
+            "resourceCpuRequest": f"{round(resources.cpus * 1000)}m",
+            "memoryRequest": memory_mib * 2**20 / 1e9,
+            "resourceMemoryRequest": f"{memory_mib}Mi",
+            "memoryLimit": memory_mib * 2**20 / 1e9,
+            "resourceMemoryLimit": f"{memory_mib}Mi",
+        }
+        if resources.gpus:
+            kind = pool_of(self.context, resources.pool).gpu_resource
+            made["accelerator"] = {
+                "type": kind,
+                "count": str(resources.gpus),
+                "resourceType": kind,
+                "resourceCount": str(resources.gpus),
+            }
+        return made
+
+
+def _most_demanding(unit: Unit) -> PlanStep:
+    """The step whose resources the pod gets: its members run one after another."""
+    return max(unit.steps, key=lambda step: _demand(step.resources))
+
+
+def _demand(resources: Resources) -> tuple[int, float, float]:
+    return resources.gpus, resources.memory_gib, resources.cpus
+
+
+def _timeout_minutes(unit: Unit) -> float | None:
+    """Of a chain, the sum: the deadline is the pod's."""
+    limits = [step.timeout_minutes for step in (unit.steps if unit.is_chain else unit.steps[:1])]
+    return None if None in limits else sum(filter(None, limits))
+
+
+def _problems(unit: Unit) -> Iterator[Problem]:
+    for step in unit.steps:
+        size_bytes = len(json.dumps(step.config)) + len(json.dumps(step.fingerprint_parts))
+        if size_bytes > MAX_PARAMETERS_BYTES:
+            yield Problem(
+                f"steps.{step.name}.with",
+                f"has {size_bytes // 1024} KiB of settings; a pod takes "
+                f"{MAX_PARAMETERS_BYTES // 1024} KiB.",
+                "Put the data into a file and pass it as an input.",
+            )
