@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -17,10 +18,11 @@ from crucible.testing.cluster.failures import ClusterFailed
 from crucible.testing.cluster.harness import start_cluster
 from crucible.testing.cluster.images import import_archive
 from crucible.testing.cluster.namespaces import Namespaces
-from crucible.testing.cluster.programs import ensure_programs
+from crucible.testing.cluster.programs import build_programs
 from crucible.testing.cluster.slots import FOLDER, describe_live, sweep_leftovers
 
 _STOP_SECONDS = 60.0
+_SHOWN = ("kubeconfig", "server", "gateway", "logs", "pid")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +71,8 @@ def _up(chosen: argparse.Namespace) -> None:
         _kubeconfig(chosen)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with start_cluster(chosen.name) as cluster:
-        _say(f"KUBECONFIG={cluster.kubeconfig}")
+    with start_cluster(chosen.name) as cluster, contextlib.suppress(KeyboardInterrupt):
+        _say(f"export KUBECONFIG={cluster.kubeconfig}")
         while True:
             signal.pause()
 
@@ -95,10 +97,9 @@ def _detach(name: str) -> None:
 
 def _down(chosen: argparse.Namespace) -> None:
     state = _find(chosen.name)
-    owner = Path(f"/proc/{state['pid']}")
     os.kill(state["pid"], signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    while owner.exists():
+    while any(live["pid"] == state["pid"] for live in describe_live()):
         if time.monotonic() > deadline:
             raise ClusterFailed(f"process {state['pid']} did not end in {_STOP_SECONDS:.0f} s")
         time.sleep(0.1)
@@ -122,12 +123,15 @@ def _run(chosen: argparse.Namespace) -> None:
 def _status(_: argparse.Namespace) -> None:
     for number in sweep_leftovers():
         logging.getLogger(__name__).info("removed what cluster %d left", number)
-    for state in describe_live():
-        _say("  ".join(f"{key}={value}" for key, value in state.items()))
+    states = list(describe_live())
+    for state in states:
+        _say("\n  ".join([state["name"], *(f"{key}: {state[key]}" for key in _SHOWN)]))
+    if not states:
+        _say("no cluster runs here")
 
 
 def _build(_: argparse.Namespace) -> None:
-    for path in ensure_programs().values():
+    for path in build_programs().values():
         _say(path)
 
 

@@ -9,7 +9,3 @@ class ClusterFailed(RuntimeError):
 
 class MachineUnfit(ClusterFailed):
     """This machine cannot run a cluster; the message names everything that is missing."""
-
-
-class NeedsHarness(ClusterFailed):
-    """Somebody else's cluster was given, and only one started here has this feature."""

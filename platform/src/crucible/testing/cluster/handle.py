@@ -55,6 +55,10 @@ class Cluster:
         """What kubectl and client libraries read; no proxy stands before a test cluster."""
         return {"KUBECONFIG": str(self.kubeconfig), "NO_PROXY": "*", "no_proxy": "*"}
 
+    def with_kubeconfig(self, path: Path) -> Cluster:
+        """The same cluster as another user sees it."""
+        return Cluster(path, self._scratch, self._kubectl)
+
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
         """Run kubectl with ``text`` as its input; returns what it wrote.
 
@@ -81,6 +85,16 @@ class Cluster:
         self.kubectl(
             "apply", "--server-side", "--force-conflicts", *where, "-f", "-", text=_text(manifest)
         )
+
+    def add_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> str:
+        """Create a namespace; returns its name once pods can be made in it.
+
+        Pods are refused until a controller has made the account that they run as.
+        """
+        metadata = {"name": name, "labels": dict(labels or {})}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self.wait("create", "serviceaccount/default", namespace=name)
+        return name
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
         """One object.

@@ -25,12 +25,17 @@ from crucible.testing.cluster.images import (
     import_archive,
     write_image,
 )
-from crucible.testing.cluster.namespaces import Namespaces, OwnNamespaces
+from crucible.testing.cluster.namespaces import OwnNamespaces
 from crucible.testing.cluster.node import NODE_NAME, containerd_part, kubelet_part
 from crucible.testing.cluster.parts import Part, PartSpec
-from crucible.testing.cluster.programs import ensure_programs
+from crucible.testing.cluster.programs import build_programs
 from crucible.testing.cluster.requirements import check_machine
-from crucible.testing.cluster.services import coredns_part, dns_permissions, kube_proxy_part
+from crucible.testing.cluster.services import (
+    HOST_NAME,
+    coredns_part,
+    dns_permissions,
+    kube_proxy_part,
+)
 from crucible.testing.cluster.simulated import DEFAULT_CAPACITY, TAINT, kwok_part, simulated_node
 from crucible.testing.cluster.slots import Slot, claim_slot
 
@@ -43,9 +48,11 @@ class OwnCluster(Cluster):
     gateway: str
     node_name = NODE_NAME
     """The one real node."""
+    host_name = HOST_NAME
+    """What pods may call `gateway`."""
 
     def __init__(
-        self, slot: Slot, namespaces: Namespaces, programs: Mapping[str, Path], name: str
+        self, slot: Slot, namespaces: OwnNamespaces, programs: Mapping[str, Path], name: str
     ) -> None:
         self.folder = slot.folder
         self.name = name
@@ -158,12 +165,8 @@ class OwnCluster(Cluster):
         self._launch(kubelet_part(slot, programs, authority, self._serving, self._node_ready))
         self._launch(kube_proxy_part(slot, self.namespaces, programs, authority))
         self._launch(coredns_part(slot, programs, authority))
+        self.wait("create", "serviceaccount/default")  # pods are refused until it is there
         self._write_state()
-
-    def collect(self) -> None:
-        """Collect the programs once their namespaces have ended."""
-        for part in self._parts.values():
-            part.wait_gone()
 
     def _launch(self, spec: PartSpec) -> None:
         started = time.monotonic()
@@ -212,14 +215,13 @@ def start_cluster(name: str = "test") -> Iterator[OwnCluster]:
         ClusterFailed: a part did not start; with its last log lines.
     """
     check_machine()
-    programs = ensure_programs()
+    programs = build_programs()
     with contextlib.ExitStack() as stack:
         slot = claim_slot()
         stack.callback(slot.release)
         slot.make_cgroups()
         namespaces = OwnNamespaces(slot)
-        cluster = OwnCluster(slot, namespaces, programs, name)
-        stack.callback(cluster.collect)
         stack.callback(namespaces.stop)
+        cluster = OwnCluster(slot, namespaces, programs, name)
         cluster.start()
         yield cluster

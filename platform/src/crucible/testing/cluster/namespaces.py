@@ -8,7 +8,10 @@ SIGKILL, that process ends and the kernel ends every other in the namespace, pod
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from crucible.testing.cluster.failures import ClusterFailed
@@ -27,6 +30,8 @@ _KERNEL_SETTINGS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 """A kubelet writes these for the whole machine; it is shown files that say what it wants."""
+_PRIVATE = ("/var/log", "/var/lib/cni", "/var/lib/kubelet")
+"""Compiled into programs; two kubelets would delete each other's logs."""
 _STOP_SECONDS = 60.0
 
 
@@ -68,6 +73,7 @@ class OwnNamespaces(Namespaces):
         """Create them, and everything in them that no program of the cluster brings."""
         flags = ["--pid", "--fork", "--kill-child", "--mount", "--net", "--mount-proc"]
         self._slot = slot
+        self._spawned: list[subprocess.Popen[bytes]] = []
         self._keeper = subprocess.Popen(
             ["unshare", *flags, "--propagation", "private", "--", *_FIRST_PROCESS],
             stdin=subprocess.PIPE,
@@ -90,13 +96,41 @@ class OwnNamespaces(Namespaces):
         """End everything inside; returns when it is gone."""
         assert self._keeper.stdin is not None
         self._keeper.stdin.close()
-        self._keeper.wait(_STOP_SECONDS)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in (self._keeper, *self._spawned):
+            process.send_signal(signal.SIGCONT)  # whoever was stopped cannot collect its child
+            while process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise ClusterFailed(f"process {process.pid} did not end")
+                self._slot.thaw()
+                time.sleep(0.02)
+
+    def spawn(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a program inside and leave it running; its output is added to a file.
+
+        The process returned is the one that entered the namespaces; the program is its child.
+        """
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*self.prefix(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        self._spawned.append(process)
+        return process
 
     def _arrange_mounts(self) -> None:
-        """A /run of its own keeps sockets and network namespaces apart from other engines'."""
+        """Keep the cluster's state apart from this machine's, and from another cluster's."""
         self.run("mount", "--make-rshared", "/")  # or volumes would not reach containers
         self.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
         self.run("mkdir", "/run/lock", "/run/netns")
+        for path in _PRIVATE:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            own = self._slot.folder / "private" / path.lstrip("/")
+            own.mkdir(parents=True)
+            self.run("mount", "--bind", str(own), path)
         settings = self._slot.folder / "kernel-settings"
         for name, value in _KERNEL_SETTINGS.items():
             file = settings / name

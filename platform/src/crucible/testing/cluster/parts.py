@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crucible.testing.cluster.failures import ClusterFailed
-from crucible.testing.cluster.namespaces import Namespaces, children
+from crucible.testing.cluster.namespaces import OwnNamespaces, children
 
 READY_SECONDS = 120.0
 """Ten times what a busy machine with two cores needs."""
@@ -32,12 +32,11 @@ class PartSpec:
 class Part:
     """A running or ended program."""
 
-    def __init__(self, spec: PartSpec, namespaces: Namespaces, logs: Path) -> None:
+    def __init__(self, spec: PartSpec, namespaces: OwnNamespaces, logs: Path) -> None:
         self.spec = spec
         self.log = logs / f"{spec.name}.log"
         self._namespaces = namespaces
         self._entered: subprocess.Popen[bytes] | None = None
-        """The process that entered the namespaces; the program is its child."""
 
     @property
     def is_running(self) -> bool:
@@ -59,14 +58,7 @@ class Part:
         """Start the program; does nothing if it runs."""
         if self.is_running:
             return
-        with self.log.open("ab") as output:
-            self._entered = subprocess.Popen(
-                [*self._namespaces.prefix(), *self.spec.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+        self._entered = self._namespaces.spawn(self.spec.command, self.log)
 
     def wait_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
         """Return once it works.
@@ -87,22 +79,22 @@ class Part:
     def send(self, number: signal.Signals) -> None:
         """Send a signal; returns when the program has ended, if it is one that ends it.
 
+        The process that entered the namespaces stops whenever the program does, and goes on only
+        if told so itself.
+
         Raises:
             ClusterFailed: it is not running, or did not end.
         """
         os.kill(self.pid, number)
+        assert self._entered is not None
+        if number == signal.SIGCONT:
+            self._entered.send_signal(number)
         if number not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
             return
-        assert self._entered is not None
         try:
             self._entered.wait(_END_SECONDS)
         except subprocess.TimeoutExpired as late:
             raise ClusterFailed(f"{self.spec.name} did not end on {number.name}") from late
-
-    def wait_gone(self) -> None:
-        """Collect what is left when the namespaces have ended."""
-        if self._entered is not None:
-            self._entered.wait(_END_SECONDS)
 
     def _said(self) -> str:
         if not self.log.exists():

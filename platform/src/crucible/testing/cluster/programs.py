@@ -62,7 +62,7 @@ def all_built() -> bool:
     return not _absent()
 
 
-def ensure_programs() -> Mapping[str, Path]:
+def build_programs() -> Mapping[str, Path]:
     """Every program by name; builds what is absent, which takes minutes the first time.
 
     Raises:

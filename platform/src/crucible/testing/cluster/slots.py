@@ -8,6 +8,7 @@ aside for tests: neither a company's network nor a container engine uses them.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import json
@@ -77,6 +78,10 @@ class Slot:
         for parent in _hierarchies():
             (parent / self.name).mkdir(exist_ok=True)
 
+    def thaw(self) -> None:
+        """Let frozen containers go on, so that they can be killed."""
+        thaw(self.number)
+
     def release(self) -> None:
         """Remove folder and cgroups, then let the number go."""
         try:
@@ -101,6 +106,7 @@ def claim_slot() -> Slot:
         if _is_routed(slot.block):
             lock.close()
             continue
+        remove_traces(number)  # another owner may have come and died since the sweep
         slot.folder.mkdir()
         return slot
     raise ClusterFailed(f"all {_NUM_SLOTS} slots in {FOLDER} are taken")
@@ -138,6 +144,7 @@ def remove_traces(number: int) -> None:
     """
     deadline = time.monotonic() + _REMOVE_SECONDS
     while True:
+        thaw(number)
         try:
             for parent in _hierarchies():
                 _remove_cgroup(parent / f"crucible{number}")
@@ -149,6 +156,17 @@ def remove_traces(number: int) -> None:
             if time.monotonic() > deadline:
                 raise ClusterFailed(f"slot {number} cannot be removed: {error}") from error
             time.sleep(0.05)
+
+
+def thaw(number: int) -> None:
+    """Let the slot's frozen containers go on.
+
+    A container is frozen for a moment while it is killed. If its runtime dies in that moment it
+    stays frozen, and on cgroup version 1 a frozen process does not even hear SIGKILL.
+    """
+    for state in (_CGROUPS / "freezer" / f"crucible{number}").rglob("freezer.state"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            state.write_text("THAWED")
 
 
 def _numbers() -> list[int]:

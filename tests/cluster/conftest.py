@@ -1,0 +1,99 @@
+"""One Kubernetes for the whole session, started when the first test asks for it.
+
+`CRUCIBLE_TEST_KUBECONFIG` names another cluster to use instead. A test that asks for a cluster is
+marked ``cluster`` and gets the time that a first build of Kubernetes takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crucible.testing.cluster import (
+    KUBECONFIG_VARIABLE,
+    Cluster,
+    MachineUnfit,
+    OwnCluster,
+    build_programs,
+    check_machine,
+    start_cluster,
+)
+
+BUILD_SECONDS = 1800
+NOT_RUN = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cluster: needs a Kubernetes, started here or given")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A skip is one letter; nobody shall take a run without a cluster for one with."""
+    reason = terminalreporter.config.stash.get(NOT_RUN, None)
+    if reason:
+        terminalreporter.section("THE CLUSTER TESTS DID NOT RUN", red=True)
+        terminalreporter.line(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Kubernetes with the rights of an administrator."""
+    given = os.environ.get(KUBECONFIG_VARIABLE)
+    if given:
+        yield Cluster(Path(given), tmp_path_factory.mktemp("cluster"))
+        return
+    try:
+        check_machine()
+    except MachineUnfit as unfit:
+        request.config.stash[NOT_RUN] = str(unfit)
+        pytest.skip(str(unfit))
+    _build_aloud(request.config)
+    with start_cluster("tests") as own:
+        yield own
+
+
+@pytest.fixture
+def own_cluster(cluster: Cluster) -> OwnCluster:
+    """A cluster whose parts may be killed."""
+    if not isinstance(cluster, OwnCluster):
+        pytest.skip(f"breaks the cluster, and {KUBECONFIG_VARIABLE} names somebody's")
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own, under the strictest of the pod security standards."""
+    strict = {"pod-security.kubernetes.io/enforce": "restricted"}
+    name = cluster.add_namespace(f"test-{secrets.token_hex(4)}", strict)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def _build_aloud(config: pytest.Config) -> None:
+    """Build what is absent, with lines that show on the terminal: it takes minutes."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    logger = logging.getLogger("crucible.testing.cluster")
+    handler = logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with capture.global_and_fixture_disabled():
+            build_programs()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
