@@ -11,6 +11,7 @@ from crucible.cli.output import Json, print_json
 
 if TYPE_CHECKING:
     from crucible.engines.base import Engine
+    from crucible.engines.foreign import CompiledPipeline
     from crucible.plan.model import CacheOutlook, Plan
     from crucible.settings import Settings
     from crucible.specs import PipelineSpec
@@ -26,8 +27,8 @@ Set = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    for command in (validate, plan, submit, schema):
-        app.command()(command)
+    for command in (validate, plan, submit, compile_, schema):
+        app.command(command.__name__.rstrip("_"))(command)
 
 
 def validate(file: File, preset: Preset = None, set_: Set = None, json: Json = False) -> None:
@@ -41,11 +42,12 @@ def validate(file: File, preset: Preset = None, set_: Set = None, json: Json = F
 
 def plan(file: File, preset: Preset = None, set_: Set = None, json: Json = False) -> None:
     """Show what FILE would run: steps, inputs, resources, what is cached, what changed."""
+    from crucible.engines import get_engine
     from crucible.plan import diff, plan_document, render_plan
     from crucible.settings import Settings
 
     settings = Settings.load()
-    built, last, outlook = _planned(_load(file, preset, set_), settings)
+    built, last, outlook = _planned(_load(file, preset, set_), get_engine(settings), settings)
     changes = diff(built, last[1]) if last else []
     if json:
         print_json(
@@ -75,19 +77,53 @@ def submit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run FILE and follow it to its end. Ctrl-C ends the run; `resume` continues it."""
+    """Run FILE and follow it to its end. Ctrl-C ends the run; `resume` continues it.
+
+    FILE may also be a pipeline that the kfp SDK compiled, where the context is a cluster.
+    """
     from crucible.cli.live import follow
     from crucible.engines import get_engine
     from crucible.settings import Settings
 
-    spec = _load(file, preset, set_)
     settings = Settings.load()
     engine = get_engine(settings)
-    started = engine.submit(_build(spec, settings), run_id=run_id)
+    compiled = _compiled(file, preset, set_)
+    if compiled is not None:
+        started = engine.submit_compiled(compiled, name=run_id)
+    else:
+        spec = _load(file, preset, set_)
+        started = engine.submit(_build(spec, engine, settings), run_id=run_id)
     if detach:
         print_json({"run_id": started}) if json else typer.echo(started)
         return
     follow(engine, started, as_json=json, cancel_on_interrupt=True)
+
+
+def compile_(
+    file: File,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here; standard output if left out.")
+    ] = None,
+    preset: Preset = None,
+    set_: Set = None,
+    context: Annotated[
+        str | None, typer.Option(help="Context to compile for; the current one if left out.")
+    ] = None,
+) -> None:
+    """Compile FILE to the IR of Kubeflow Pipelines, as `submit` sends it."""
+    from crucible.cluster.contexts import load
+    from crucible.engines.kfp.document import compiled, to_yaml
+    from crucible.plan import build
+    from crucible.settings import Settings
+
+    chosen = load(context or Settings.load().context)
+    images = {str(name): image for name, image in chosen.images.items()}
+    text = to_yaml(compiled(build(_load(file, preset, set_), images=images), chosen))
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)
+        typer.echo(f"{output}: {len(text) // 1024} KiB", err=True)
 
 
 def schema(
@@ -120,7 +156,21 @@ def _overrides(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _build(spec: PipelineSpec, settings: Settings) -> Plan:
+def _compiled(file: Path, preset: str | None, set_: list[str] | None) -> CompiledPipeline | None:
+    """FILE as a compiled pipeline, or None if it is one of ours."""
+    from crucible.engines.foreign import is_compiled
+
+    if not is_compiled(file):
+        return None
+    from crucible.engines.foreign import load_compiled
+    from crucible.errors import UserError
+
+    if preset is not None:
+        raise UserError("--preset: a compiled pipeline has none. Give its parameters with --set.")
+    return load_compiled(file, _overrides(set_ or []))
+
+
+def _build(spec: PipelineSpec, engine: Engine, settings: Settings) -> Plan:
     from crucible.plan import build
 
     def resolve_model(uri: str) -> str:
@@ -128,18 +178,14 @@ def _build(spec: PipelineSpec, settings: Settings) -> Plan:
 
         return Registry(settings).resolve(uri)
 
-    return build(spec, resolve_model=resolve_model)
+    return build(spec, images=engine.images, resolve_model=resolve_model)
 
 
 def _planned(
-    spec: PipelineSpec, settings: Settings
+    spec: PipelineSpec, engine: Engine, settings: Settings
 ) -> tuple[Plan, tuple[str, Plan] | None, dict[str, CacheOutlook]]:
-    from crucible.artifacts import open_store
-    from crucible.engines import get_engine
     from crucible.plan import cache_outlook
 
-    engine: Engine = get_engine(settings)
-    built = _build(spec, settings)
+    built = _build(spec, engine, settings)
     last = engine.last_plan(built.name)
-    store = open_store(settings.store_uri)
-    return built, last, cache_outlook(built, store.cache_get, last[1] if last else None)
+    return built, last, cache_outlook(built, engine.store.cache_get, last[1] if last else None)

@@ -31,7 +31,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs, newest first."""
-    states = _engine().states()[:limit]
+    states = _engine().states(limit)
     if json:
         print_json([_summary(state) for state in states])
         return
@@ -90,11 +90,8 @@ def logs(
 
 def why(run: Run = "last", json: Json = False) -> None:
     """Say why RUN failed: the step, the cause, its last lines, what to do."""
-    from crucible.engines.explain import explain
-
     engine = _engine()
-    state = engine.state(_run_id(engine, run))
-    explanation = explain(state)
+    explanation = engine.explain(_run_id(engine, run))
     if json:
         print_json(dataclasses.asdict(explanation))
     else:
@@ -113,7 +110,8 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once.")]
 
 def retry(run: Run = "last", detach: Detach = False, json: Json = False) -> None:
     """Run the failed steps of RUN again, and what depends on them."""
-    _continue(run, None, detach=detach, as_json=json)
+    engine = _engine()
+    _follow(engine, engine.retry(_run_id(engine, run)), detach=detach, as_json=json)
 
 
 def resume(
@@ -125,14 +123,14 @@ def resume(
     json: Json = False,
 ) -> None:
     """Continue a failed, cancelled or interrupted RUN; finished steps are kept."""
-    _continue(run, from_step, detach=detach, as_json=json)
-
-
-def _continue(run: str, from_step: str | None, *, detach: bool, as_json: bool) -> None:
-    from crucible.cli.live import follow
-
     engine = _engine()
     run_id = engine.resume(_run_id(engine, run), from_step=from_step)
+    _follow(engine, run_id, detach=detach, as_json=json)
+
+
+def _follow(engine: Engine, run_id: str, *, detach: bool, as_json: bool) -> None:
+    from crucible.cli.live import follow
+
     if detach:
         print_json({"run_id": run_id}) if as_json else typer.echo(run_id)
         return
@@ -149,7 +147,7 @@ def _engine() -> Engine:
 def _run_id(engine: Engine, run: str) -> str:
     if run != "last":
         return run
-    states = engine.states()
+    states = engine.states(1)
     if not states:
         from crucible.errors import RunNotFound
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from crucible.artifacts.store import Store
+from crucible.engines.explain import Explanation
+from crucible.engines.foreign import CompiledPipeline
 from crucible.engines.state import RunState
 from crucible.plan.model import Plan
 
@@ -12,14 +15,32 @@ from crucible.plan.model import Plan
 class Engine(Protocol):
     """Runs plans. Methods raise `RunNotFound` for an unknown run id; a unique prefix will do."""
 
+    @property
+    def images(self) -> Mapping[str, str] | None:
+        """Container image of each set of dependencies; None where steps are processes here."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """The artifact store that runs write to."""
+        ...
+
     def submit(self, plan: Plan, *, run_id: str | None = None) -> str:
         """Start ``plan`` in the background and return its run id once the run is durable."""
         ...
 
+    def submit_compiled(self, compiled: CompiledPipeline, *, name: str | None = None) -> str:
+        """Start a pipeline in KFP's IR and return the id of the run.
+
+        Raises:
+            UserError: this engine runs none.
+        """
+        ...
+
     def state(self, run_id: str) -> RunState: ...
 
-    def states(self) -> list[RunState]:
-        """All runs, newest first."""
+    def states(self, limit: int | None = None) -> list[RunState]:
+        """Runs, newest first; all that there are, or the newest ``limit``."""
         ...
 
     def plan_of(self, run_id: str) -> Plan: ...
@@ -36,6 +57,10 @@ class Engine(Protocol):
         """Lines of the newest attempt's log, without line ends."""
         ...
 
+    def explain(self, run_id: str) -> Explanation:
+        """Why the run is where it is: what failed or waits, the cause, what to do."""
+        ...
+
     def cancel(self, run_id: str) -> RunState:
         """End all processes of the run; returns when none is left."""
         ...
@@ -45,4 +70,8 @@ class Engine(Protocol):
 
         With ``from_step`` that step and all that depend on it run again.
         """
+        ...
+
+    def retry(self, run_id: str) -> str:
+        """Run the failed steps of an ended run again, and what depends on them."""
         ...

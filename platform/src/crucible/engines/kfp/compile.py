@@ -24,14 +24,14 @@ from crucible.engines.kfp.closing import exit_steps, release_step
 from crucible.engines.kfp.containers import Containers
 from crucible.engines.kfp.names import EXIT_TASK, RUN_TASK, STEPS_TASK
 from crucible.engines.kfp.podspec import (
+    compared_metrics,
     condition_cel,
-    conditions_on,
     item_text,
     parameter_name,
     step_json,
 )
 from crucible.engines.kfp.units import Unit, dependencies, outputs_read, unit_of_step, units_of
-from crucible.plan.model import Plan, PlanStep
+from crucible.plan.model import Condition, MetricRef, Plan, PlanStep
 from crucible.specs.context import ContextDocument
 
 Json = dict[str, Any]
@@ -46,7 +46,8 @@ class Options:
     """How to compile, besides what plan and context say."""
 
     done: frozenset[str] = frozenset()
-    """Ids of steps whose outputs the journal has: they are left out."""
+    """Ids of steps that are left out: the journal has their outputs, or they are skipped.
+    Conditions on them hold."""
     fresh: frozenset[str] = frozenset()
     """Ids of steps that look nothing up in the cache."""
     imports: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +72,8 @@ class _Compiler:
         self._plan = plan
         self._context = context
         self._options = options
+        self._plan_digest = plan.digest
+        self._compared_of: dict[str, dict[str, MetricRef]] = compared_metrics(plan)
         self._document = ir.Document(plan.name, plan.description, ir.sdk_version())
         self._images = {str(name): image for name, image in context.images.items()}
         self._containers = Containers(context, self._document)
@@ -166,7 +169,7 @@ class _Compiler:
             found = ir.output_artifacts(step.outputs)
             artifacts |= {f"{prefix}{name}": kind for name, kind in found.items()}
         outputs: Json = {"artifacts": artifacts} if artifacts else {}
-        emitted = [name for step in unit.steps for name in conditions_on(self._plan, step.id)]
+        emitted = [name for step in unit.steps for name in self._compared_of.get(step.id, ())]
         if emitted:
             outputs["parameters"] = {name: ir.parameter("NUMBER_DOUBLE") for name in emitted}
         if outputs:
@@ -193,22 +196,27 @@ class _Compiler:
         return made
 
     def _conditions(self, made: Json, unit: Unit) -> None:
-        conditions = unit.first.when
-        if not conditions:
-            return
-        made["triggerPolicy"] = {"condition": condition_cel(conditions)}
+        conditions = self._open_conditions(unit)
+        if conditions:
+            made["triggerPolicy"] = {"condition": condition_cel(conditions)}
         for condition in conditions:
+            producer = self._by_step[condition.left.step_id]
             name = parameter_name(condition.left)
-            producer = self._by_step.get(condition.left.step_id)
-            if producer is None:
-                raise AssertionError(f"{unit.name}: {name} is left out, but its reader is not")
             made["inputs"]["parameters"][name] = ir.output_parameter(producer.name, name)
+
+    def _open_conditions(self, unit: Unit) -> list[Condition]:
+        """Those that KFP has to decide."""
+        return [c for c in unit.first.when if c.left.step_id not in self._options.done]
+
+    def _compared(self, unit: Unit) -> list[str]:
+        """Names of the parameters that the conditions of ``unit`` compare."""
+        return [parameter_name(c.left) for c in self._open_conditions(unit)]
 
     def _values(self, unit: Unit) -> dict[str, tuple[str, Any]]:
         """Type and value of the parameters that are known now."""
         values: dict[str, tuple[str, Any]] = {
             "kfp_run_id": ("STRING", ir.KFP_RUN_ID),
-            "plan": ("STRING", self._plan.digest),
+            "plan": ("STRING", self._plan_digest),
         }
         if unit.is_chain:
             members = [{**self._json(step), "config": step.config} for step in unit.steps]
@@ -224,7 +232,7 @@ class _Compiler:
             step,
             imports=self._options.imports,
             fresh=step.id in self._options.fresh,
-            parameters=conditions_on(self._plan, step.id),
+            parameters=self._compared_of.get(step.id, {}),
             fan_outs=self._fan_outs,
         )
 
@@ -251,7 +259,7 @@ class _Compiler:
         component = self._component(unit)
         inner = self._task(unit, component, after=())
         inner["inputs"]["parameters"][_ITEM] = ir.from_above(_ITEM)
-        passed = {parameter_name(condition.left) for condition in unit.first.when}
+        passed = self._compared(unit)
         for name in passed:
             inner["inputs"]["parameters"][name] = ir.from_above(name)
         body = ir.Dag({unit.name: inner}).component()

@@ -50,10 +50,14 @@ def parameter_name(ref: MetricRef) -> str:
     return f"{ref.step_id}.{ref.output}.{ref.metric}"
 
 
-def conditions_on(plan: Plan, step_id: str) -> dict[str, MetricRef]:
-    """Output parameters of ``step_id``: the metrics that conditions compare."""
-    refs = (condition.left for step in plan.steps for condition in step.when)
-    return {parameter_name(ref): ref for ref in refs if ref.step_id == step_id}
+def compared_metrics(plan: Plan) -> dict[str, dict[str, MetricRef]]:
+    """The metrics that conditions compare, by the step that measures them and parameter name."""
+    found: dict[str, dict[str, MetricRef]] = {}
+    for step in plan.steps:
+        for condition in step.when:
+            ref = condition.left
+            found.setdefault(ref.step_id, {})[parameter_name(ref)] = ref
+    return found
 
 
 def condition_cel(conditions: Sequence[Condition]) -> str:

@@ -10,7 +10,9 @@ import os
 import time
 from collections.abc import Iterator
 
-from crucible.artifacts.store import open_store
+from crucible.artifacts.store import Store, open_store
+from crucible.engines.explain import Explanation, explain
+from crucible.engines.foreign import CompiledPipeline
 from crucible.engines.local import launch
 from crucible.engines.local.ending import cancel_run
 from crucible.engines.local.logfile import read_lines
@@ -31,6 +33,15 @@ class LocalEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+
+    @property
+    def images(self) -> None:
+        """None: steps are processes of this installation."""
+
+    @property
+    def store(self) -> Store:
+        """The installation's artifact store."""
+        return open_store(self._settings.store_uri)
 
     def submit(self, plan: Plan, *, run_id: str | None = None) -> str:
         """Start ``plan`` in the background and return its run id once the run is durable.
@@ -59,13 +70,20 @@ class LocalEngine:
             launch.start_supervisor(run_dir, lock, self._settings)
         return run_id
 
+    def submit_compiled(self, compiled: CompiledPipeline, *, name: str | None = None) -> str:
+        """Refuse: a compiled pipeline is containers, and this engine runs processes."""
+        raise UserError(
+            f"{compiled.name} is compiled, and only a cluster can run it. Choose one with "
+            "platformctl context use NAME, or submit the pipeline file that it was compiled from."
+        )
+
     def state(self, run_id: str) -> RunState:
         """Where the run is, read from its folder."""
         return RunView(self._find(run_id)).look()
 
-    def states(self) -> list[RunState]:
-        """All runs, newest first, without the progress and metrics of their steps."""
-        return [RunView(run_dir).look(progress=False) for run_dir in self._run_dirs()]
+    def states(self, limit: int | None = None) -> list[RunState]:
+        """Runs, newest first, without the progress and metrics of their steps."""
+        return [RunView(run_dir).look(progress=False) for run_dir in self._run_dirs()[:limit]]
 
     def plan_of(self, run_id: str) -> Plan:
         """The plan as it was submitted."""
@@ -113,6 +131,10 @@ class LocalEngine:
                 return
             attempt += 1
 
+    def explain(self, run_id: str) -> Explanation:
+        """Why the run is where it is."""
+        return explain(self.state(run_id))
+
     def cancel(self, run_id: str) -> RunState:
         """End all processes of the run, the exit step after it has run; returns when none is left.
 
@@ -147,6 +169,10 @@ class LocalEngine:
             raise
         launch.start_supervisor(run_dir, lock, self._settings)
         return run_dir.run_id
+
+    def retry(self, run_id: str) -> str:
+        """Run the failed steps again, and what depends on them: what `resume` does."""
+        return self.resume(run_id)
 
     def _run_dirs(self) -> list[RunDir]:
         """Folders of all runs, newest first."""

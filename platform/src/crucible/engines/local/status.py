@@ -6,16 +6,14 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from crucible.engines.events import History, read_events
+from crucible.engines.live import LiveStep
 from crucible.engines.local.logfile import tail
 from crucible.engines.local.run_dir import LAST_WORDS, RunDir, is_locked
 from crucible.engines.state import (
     Failure,
     FailureCause,
-    Progress,
     RunState,
     RunStatus,
     StepState,
@@ -84,7 +82,7 @@ class RunView:
             if not live.is_over:
                 live.is_over = step.status.is_final
                 live.read(self.run_dir, step)
-            shown.progress, shown.last_metrics = live.progress, dict(live.metrics)
+            shown.progress, shown.last_metrics = live.live.progress, dict(live.live.metrics)
         return shown
 
     def _last_words(self) -> str:
@@ -103,24 +101,16 @@ class RunView:
 
 @dataclasses.dataclass
 class _LiveStep:
-    """What an attempt tells of itself while it runs."""
+    """An attempt's event file, and how far it was read."""
 
+    live: LiveStep = dataclasses.field(default_factory=LiveStep)
     offset: int = 0
-    progress: Progress | None = None
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     is_over: bool = False
 
     def read(self, run_dir: RunDir, step: StepState) -> None:
         path = run_dir.attempt(step.step_id, step.attempt).events
         events, self.offset = step_events.read_events(path, self.offset)
-        for event in events:
-            self._take(event)
-
-    def _take(self, event: Mapping[str, Any]) -> None:
-        if event["type"] == "progress":
-            self.progress = Progress(event["done"], event["total"], event["unit"], event["message"])
-        elif event["type"] == "metrics":
-            self.metrics.update(event["values"])
+        self.live.take(events)
 
 
 def _fail_unfinished(state: RunState) -> None:
