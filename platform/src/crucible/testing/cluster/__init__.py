@@ -4,6 +4,7 @@ from crucible.testing.cluster.failures import ClusterFailed, MachineUnfit
 from crucible.testing.cluster.handle import IMAGE_VARIABLE, KUBECONFIG_VARIABLE, Cluster
 from crucible.testing.cluster.harness import OwnCluster, start_cluster
 from crucible.testing.cluster.images import write_image
+from crucible.testing.cluster.pods import hardened_pod_spec, job, pod
 from crucible.testing.cluster.programs import build_programs
 from crucible.testing.cluster.requirements import check_machine
 
@@ -16,6 +17,9 @@ __all__ = [
     "OwnCluster",
     "build_programs",
     "check_machine",
+    "hardened_pod_spec",
+    "job",
+    "pod",
     "start_cluster",
     "write_image",
 ]

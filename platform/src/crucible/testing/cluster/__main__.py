@@ -115,9 +115,10 @@ def _import(chosen: argparse.Namespace) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    command = [*_enter(chosen.name).prefix(), *chosen.command]
-    if subprocess.run(command, check=False).returncode:
-        raise ClusterFailed(f"{' '.join(chosen.command)} ended with an error")
+    command = chosen.command[1:] if chosen.command[:1] == ["--"] else chosen.command
+    done = subprocess.run([*_enter(chosen.name).prefix(), *command], check=False)
+    if done.returncode:
+        raise ClusterFailed(f"{' '.join(command)} ended with {done.returncode}")
 
 
 def _status(_: argparse.Namespace) -> None:

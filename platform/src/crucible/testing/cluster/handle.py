@@ -14,6 +14,7 @@ import yaml
 
 from crucible.testing.cluster.credentials import write_kubeconfig
 from crucible.testing.cluster.failures import ClusterFailed
+from crucible.testing.cluster.pods import hardened_pod_spec, pod
 
 KUBECONFIG_VARIABLE = "CRUCIBLE_TEST_KUBECONFIG"
 """Names the kubeconfig of a running cluster; its user must be an administrator."""
@@ -118,6 +119,16 @@ class Cluster:
             "wait", f"--for={condition}", f"--timeout={timeout_seconds}s",
             f"--namespace={namespace}", *objects,
         )  # fmt: skip
+
+    def run_pod(self, script: str, namespace: str, name: str = "script") -> str:
+        """Run a shell script in a hardened pod to its end; returns what it wrote.
+
+        Raises:
+            ClusterFailed: it did not end well.
+        """
+        self.apply(pod(name, hardened_pod_spec(self.shell_image, script)), namespace)
+        self.wait("jsonpath={.status.phase}=Succeeded", f"pod/{name}", namespace=namespace)
+        return self.kubectl("logs", name, f"--namespace={namespace}")
 
     def account_kubeconfig(self, account: str, namespace: str = "default") -> Path:
         """A kubeconfig with a token of a service account, for what its pods may do."""

@@ -25,6 +25,7 @@ from crucible.testing.cluster.failures import ClusterFailed
 
 FOLDER = Path("/var/lib/crucible/clusters")
 _CGROUPS = Path("/sys/fs/cgroup")
+_KUBELET_KINDS = {"cpu", "cpuset", "memory", "hugetlb", "pids"}
 _NUM_SLOTS = 64
 _REMOVE_SECONDS = 20.0
 
@@ -75,6 +76,10 @@ class Slot:
 
     def make_cgroups(self) -> None:
         """The kubelet asks for one of every kind and makes its own below."""
+        if (_CGROUPS / "cgroup.controllers").exists():
+            present = (_CGROUPS / "cgroup.controllers").read_text().split()
+            granted = " ".join(f"+{kind}" for kind in present if kind in _KUBELET_KINDS)
+            (_CGROUPS / "cgroup.subtree_control").write_text(granted)
         for parent in _hierarchies():
             (parent / self.name).mkdir(exist_ok=True)
 
