@@ -40,8 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the last section
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """A skip is one letter; nobody shall take a run without a cluster for one with."""
+    yield
     reason = terminalreporter.config.stash.get(NOT_RUN, None)
     if reason:
         terminalreporter.section("THE CLUSTER TESTS DID NOT RUN", red=True)
@@ -61,7 +63,7 @@ def cluster(
         check_machine()
     except MachineUnfit as unfit:
         request.config.stash[NOT_RUN] = str(unfit)
-        pytest.skip(str(unfit))
+        pytest.skip("no Kubernetes can be started here; why stands at the end")
     _build_aloud(request.config)
     with start_cluster("tests") as own:
         yield own

@@ -118,6 +118,24 @@ def test_pods_reach_a_server_of_this_machine(own_cluster: OwnCluster, namespace:
             thread.join()
 
 
+def test_a_claimed_volume_outlives_its_pod(cluster: Cluster, namespace: str) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    cluster.apply(claim, namespace)
+    for name, script in (("writer", "echo kept > /tmp/file"), ("reader", "cat /tmp/file")):
+        spec = hardened_pod_spec(cluster.shell_image, script)
+        spec["volumes"] = [{"name": "tmp", "persistentVolumeClaim": {"claimName": "data"}}]
+        spec["securityContext"] = {**spec["securityContext"], "fsGroup": 65532}
+        cluster.apply(pod(name, spec), namespace)
+        done = "jsonpath={.status.phase}=Succeeded"
+        cluster.wait(done, f"pod/{name}", namespace=namespace)
+    assert cluster.kubectl("logs", "reader", f"--namespace={namespace}") == "kept\n"
+
+
 def test_commands_run_in_a_pod(cluster: Cluster, namespace: str) -> None:
     cluster.apply(pod("idle", hardened_pod_spec(cluster.shell_image, "sleep 1000")), namespace)
     cluster.wait("condition=Ready", "pod/idle", namespace=namespace)

@@ -38,6 +38,7 @@ from crucible.testing.cluster.services import (
 )
 from crucible.testing.cluster.simulated import DEFAULT_CAPACITY, TAINT, kwok_part, simulated_node
 from crucible.testing.cluster.slots import Slot, claim_slot
+from crucible.testing.cluster.storage import default_storage
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class OwnCluster(Cluster):
         self.add_image(SHELL_IMAGE)
         for spec in control_plane_parts(slot, programs, authority, self._serving):
             self._launch(spec)
-        self.apply(dns_permissions())
+        self.apply([*dns_permissions(), *default_storage(slot.folder / "volumes", NODE_NAME)])
         self._launch(kubelet_part(slot, programs, authority, self._serving, self._node_ready))
         self._launch(kube_proxy_part(slot, self.namespaces, programs, authority))
         self._launch(coredns_part(slot, programs, authority))

@@ -83,7 +83,7 @@ def import_archive(namespaces: Namespaces, archive: Path) -> list[str]:
     Raises:
         ClusterFailed: not an archive, or the kubelet's side did not notice.
     """
-    names = _names(archive)
+    names = image_names(archive)
     namespaces.run(*_CTR, "import", str(archive.resolve()))
     deadline = time.monotonic() + _NOTICE_SECONDS
     waiting = list(names)
@@ -97,7 +97,7 @@ def import_archive(namespaces: Namespaces, archive: Path) -> list[str]:
     return names
 
 
-def _names(archive: Path) -> list[str]:
+def image_names(archive: Path) -> list[str]:
     """What containerd will call the images of an archive."""
     with tarfile.open(archive) as tar:
         members = set(tar.getnames())

@@ -78,12 +78,12 @@ def build_programs() -> Mapping[str, Path]:
 
 
 def _absent() -> list[_Program]:
-    return [program for program in _PROGRAMS if not _locate(program.name).exists()]
+    return [program for program in _PROGRAMS if not os.access(_locate(program.name), os.X_OK)]
 
 
 def _locate(name: str) -> Path:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if assets and (Path(assets) / name).exists():
+    if assets and os.access(Path(assets) / name, os.X_OK):
         return Path(assets) / name
     return _cache_dir() / name
 

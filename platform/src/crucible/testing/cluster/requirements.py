@@ -73,9 +73,9 @@ def plugin_dir() -> Path | None:
 
 
 def _may_isolate() -> bool:
-    if shutil.which("unshare") is None:
-        return True  # reported as a missing program
-    trial = ["unshare", "--pid", "--fork", "--mount", "--net", "--mount-proc", "true"]
+    if not (shutil.which("unshare") and shutil.which("busybox")):
+        return True  # reported as missing programs
+    trial = ["unshare", "--pid", "--fork", "--mount", "--net", "--mount-proc", "busybox", "true"]
     return subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 
