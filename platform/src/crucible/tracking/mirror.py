@@ -98,7 +98,8 @@ class Mirror:
         """Take in what the engine wrote since; needs no MLflow."""
         events, self._log_offset = read_events(self.run_dir / "events.jsonl", self._log_offset)
         for event in events:
-            self.view.apply(event)
+            if event.get("step") in (None, *self._steps):  # a pod has steps that no plan has
+                self.view.apply(event)
 
     def write(self, *, interrupted: bool = False) -> None:
         """Bring MLflow up to what was read.

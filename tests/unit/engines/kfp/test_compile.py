@@ -89,6 +89,13 @@ def test_the_run_id_may_be_left_out_where_somebody_else_submits(
     }
 
 
+def test_no_two_containers_are_equal(make_context: MakeContext, compile_it: Compile) -> None:
+    """KFP keeps one component a container: equal ones would share inputs and outputs."""
+    compiled = compile_it(released(noop_chain(4)), make_context())
+    executors = compiled.pipeline["deploymentSpec"]["executors"].values()
+    assert len({json.dumps(executor) for executor in executors}) == len(executors)
+
+
 def test_a_fan_out_is_a_loop_whose_items_say_what_sets_them_apart(
     make_context: MakeContext, compile_it: Compile
 ) -> None:

@@ -11,7 +11,7 @@ from crucible.engines.kfp import ir
 from crucible.engines.kfp.kubernetes_config import environment, executor_config, pool_of
 from crucible.engines.kfp.units import Unit
 from crucible.errors import Problem, UserError
-from crucible.plan.model import PlanStep, Retry
+from crucible.plan.model import PlanStep
 from crucible.sdk.component import Resources
 from crucible.specs.context import ContextDocument
 
@@ -42,7 +42,7 @@ class Containers:
                 "image": step.image,
                 "command": list(_COMMAND),
                 "args": [last.component, "--executor-input", "{{$}}"],
-                "env": [{"name": k, "value": v} for k, v in self._environment(step.retry).items()],
+                "env": [{"name": k, "value": v} for k, v in self._environment(unit, step).items()],
                 "resources": self._resources(step),
             }
         }
@@ -66,8 +66,12 @@ class Containers:
                 self.problems,
             )
 
-    def _environment(self, retry: Retry) -> dict[str, str]:
+    def _environment(self, unit: Unit, step: PlanStep) -> dict[str, str]:
+        retry = step.retry
         return environment(self.context) | {
+            # KFP's compiler to Argo keeps one component a container: of two components with equal
+            # containers one gets the other's outputs. This keeps ours apart.
+            "CRUCIBLE_TASK": unit.name,
             "CRUCIBLE_RETRY_LIMIT": str(retry.limit),
             "CRUCIBLE_RETRY_BACKOFF_SECONDS": f"{retry.backoff_seconds:g}",
             "CRUCIBLE_RETRY_FACTOR": f"{retry.backoff_factor:g}",

@@ -41,7 +41,8 @@ def mirror_run(journal: Journal, plan_digest: str, folder: Path) -> RunDir:
         StoreUnavailable: the store does not answer.
     """
     run_dir = _mirror(journal, plan_digest, folder)
-    for origin in {str(e["cached_from"]) for e in journal.events() if e.get("cached_from")}:
+    origins = {str(e["cached_from"]) for e in journal.events() if e.get("cached_from")}
+    for origin in origins - {journal.run_id}:
         other = Journal(journal.backend, origin)
         digest = next((e["plan_digest"] for e in other.events() if "plan_digest" in e), None)
         if digest is not None:  # else it ran on another engine, or its journal was removed

@@ -30,7 +30,9 @@ class Session:
     @cached_property
     def api(self) -> PipelinesApi:
         """KFP's API."""
-        raise AssertionError
+        access = self.context.pipelines.api
+        assert access.access == "url"
+        return PipelinesApi(access.url, self.context.kubernetes.namespace)
 
     @cached_property
     def store(self) -> Store:

@@ -38,7 +38,7 @@ from crucible.sdk.store_checkpoint import STORE_CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
-RUNNER_MODULE = "crucible.sdk.runner"
+_STEP_MODULE = "crucible.step"
 _LOG_TAIL_LINES = 20
 _LOG_TAIL_BYTES = 16_384
 
@@ -96,7 +96,7 @@ def run_attempt(
         return Outcome(failure=failure)
     with reporting(journal, log=folder / "log.txt", events=folder / "events.jsonl"):
         ended = run_child(
-            RUNNER_MODULE,
+            _STEP_MODULE,
             (step.component, "--executor-input", f"@{folder / 'executor_input.json'}"),
             environ=_environ(folder),
             log_path=folder / "log.txt",
