@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crucible.artifacts import Store, open_store
+from crucible.engines.kfp.api import PipelinesApi
 from crucible.engines.kfp.compile import Options, compile_plan
 from crucible.engines.kfp.document import to_yaml
 from crucible.plan import Plan
 from crucible.specs.context import ContextDocument, load_context
+from crucible.testing.kfp_server import KfpServer, kfp_server
 
 IMAGES = {name: f"registry/{name}@sha256:{digit * 64}" for name, digit in zip(
     ("base", "cluster", "train", "eval", "serve"), "01234", strict=True)}  # fmt: skip
@@ -91,3 +94,20 @@ def compile_it(tmp_path: Path) -> Callable[..., Compiled]:
         return Compiled(document.pipeline(), document.platform())
 
     return compile_it
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpServer]:
+    with kfp_server() as server:
+        yield server
+
+
+@pytest.fixture
+def api(kfp: KfpServer) -> PipelinesApi:
+    """A client that does not wait between tries."""
+    return PipelinesApi(kfp.url, "kubeflow", sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store((tmp_path / "store").as_uri())
