@@ -4,7 +4,8 @@ CrucibleError                   exit code 1: something failed
 ├── UserError (ValueError)      exit code 2: bad input; carries every problem found
 ├── TemporaryError (OSError)    exit code 75: try again later; the only class retried
 │   ├── StoreUnavailable        the artifact store did not answer
-│   └── TrackingUnavailable     MLflow did not answer
+│   ├── TrackingUnavailable     MLflow did not answer
+│   └── ClusterUnavailable      the Kubernetes API, or what lies behind it, did not answer
 ├── ArtifactError (OSError)     exit code 1: an artifact cannot be read or written
 │   ├── ArtifactNotFound        no such manifest or blob
 │   ├── ArtifactCorrupt         bytes differ from their digest
@@ -15,6 +16,12 @@ CrucibleError                   exit code 1: something failed
 ├── TrackingError (RuntimeError) exit code 1: MLflow refused a request
 ├── RegistryError               exit code 1: the model registry refused
 │   └── GateRefused             promotion gate said no; carries the decision
+├── ClusterError (RuntimeError) exit code 1: the Kubernetes API refused a request
+│   ├── ClusterRefused          no permission; names the right that is missing
+│   ├── ObjectNotFound          no such object, or no such kind of object
+│   ├── ObjectConflict          it exists already, or somebody changed it meanwhile
+│   ├── ObjectRejected          invalid, over quota, or denied by an admission policy
+│   └── VersionGone             the version asked for is too old: list again
 └── Cancelled                   exit code 1: the user or a signal ended it
 
 Adding one: subclass the nearest node and a standard error, keep ``__init__`` picklable (all
@@ -93,6 +100,10 @@ class TrackingUnavailable(TemporaryError):
     """MLflow did not answer."""
 
 
+class ClusterUnavailable(TemporaryError):
+    """The Kubernetes API, or a service behind it, did not answer."""
+
+
 class ArtifactError(CrucibleError, OSError):
     """An artifact cannot be read or written."""
 
@@ -133,6 +144,30 @@ class RegistryError(CrucibleError, RuntimeError):
 
 class GateRefused(RegistryError):
     """The promotion gate said no."""
+
+
+class ClusterError(CrucibleError, RuntimeError):
+    """The Kubernetes API refused a request."""
+
+
+class ClusterRefused(ClusterError):
+    """The user of the cluster has no right to do this."""
+
+
+class ObjectNotFound(ClusterError):
+    """No object of that name, or the cluster does not know its kind."""
+
+
+class ObjectConflict(ClusterError):
+    """An object of that name exists already, or somebody changed it meanwhile."""
+
+
+class ObjectRejected(ClusterError):
+    """The object is invalid, over quota, or denied by an admission policy."""
+
+
+class VersionGone(ClusterError):
+    """The cluster no longer knows the version from which changes were asked for."""
 
 
 class Cancelled(CrucibleError, RuntimeError):
