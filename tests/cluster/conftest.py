@@ -90,12 +90,12 @@ def _build_aloud(config: pytest.Config) -> None:
     """Build what is absent, with lines that show on the terminal: it takes minutes."""
     capture = config.pluginmanager.getplugin("capturemanager")
     logger = logging.getLogger("crucible.testing.cluster")
-    handler = logging.StreamHandler()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        with capture.global_and_fixture_disabled():
+    with capture.global_and_fixture_disabled():
+        handler = logging.StreamHandler()
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
             build_programs()
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from crucible.testing.cluster import Cluster, ClusterFailed, OwnCluster, hardened_pod_spec, pod
 from crucible.testing.cluster.images import SHELL_IMAGE
 from crucible.testing.cluster.parts import Part, PartSpec
-from crucible.testing.cluster.slots import describe_live
+from crucible.testing.cluster.slots import NUM_SLOTS, describe_live
 
 COMMAND = [sys.executable, "-m", "crucible.testing.cluster"]
 
@@ -129,7 +130,9 @@ def eventually_empty(look: Callable[[], list[Any]], seconds: float = 20.0) -> li
 def second(own_cluster: OwnCluster) -> Iterator[dict[str, Any]]:
     """A second cluster beside the first, of another process, with a pod that runs."""
     name = f"second-{os.getpid()}"
-    subprocess.run([*COMMAND, "up", "--detach", "--name", name], check=True, capture_output=True)
+    slot = random.randrange(32, NUM_SLOTS)  # where nobody comes next and makes traces of its own
+    command = [*COMMAND, "up", "--detach", "--name", name, f"--slot={slot}"]
+    subprocess.run(command, check=True, capture_output=True)
     [state] = [state for state in describe_live() if state["name"] == name]
     try:
         cluster = own_cluster.with_kubeconfig(Path(state["kubeconfig"]))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from crucible.testing.cluster import slots
+from crucible.testing.cluster.failures import ClusterFailed
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,14 @@ def test_every_owner_has_a_slot_and_addresses_of_its_own() -> None:
     assert third.number == 0
     third.release()
     second.release()
+
+
+def test_a_slot_can_be_asked_for_once() -> None:
+    slot = slots.claim_slot(5)
+    assert str(slot.block) == "198.18.20.0/22"
+    with pytest.raises(ClusterFailed, match="slot 5 is taken"):
+        slots.claim_slot(5)
+    slot.release()
 
 
 def test_a_slot_s_networks_are_apart() -> None:

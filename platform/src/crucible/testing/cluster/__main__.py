@@ -19,9 +19,10 @@ from crucible.testing.cluster.harness import start_cluster
 from crucible.testing.cluster.images import import_archive
 from crucible.testing.cluster.namespaces import Namespaces
 from crucible.testing.cluster.programs import build_programs
-from crucible.testing.cluster.slots import FOLDER, describe_live, sweep_leftovers
+from crucible.testing.cluster.slots import FOLDER, NUM_SLOTS, describe_live, sweep_leftovers
 
 _STOP_SECONDS = 60.0
+_SLOT = "decides addresses and folder (default: the first that is free)"
 _SHOWN = ("kubeconfig", "server", "gateway", "logs", "pid")
 
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "Start a cluster, print its kubeconfig, stop it on ctrl-C")
     up.add_argument("--detach", action="store_true", help="return once it works; see down")
+    up.add_argument("--slot", type=int, choices=range(NUM_SLOTS), metavar="0..63", help=_SLOT)
     down = add("down", _down, "Stop a cluster that runs detached or in another terminal")
     shown = add("kubeconfig", _kubeconfig, "Print the path of a cluster's kubeconfig")
     images = add("import", _import, "Give the node the images of a docker or OCI archive")
@@ -67,23 +69,24 @@ def _up(chosen: argparse.Namespace) -> None:
     if any(state["name"] == chosen.name for state in describe_live()):
         raise ClusterFailed(f"cluster {chosen.name} runs already; see status, or take another name")
     if chosen.detach:
-        _detach(chosen.name)
+        _detach(chosen.name, chosen.slot)
         _kubeconfig(chosen)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with start_cluster(chosen.name) as cluster, contextlib.suppress(KeyboardInterrupt):
+    with start_cluster(chosen.name, chosen.slot) as cluster, contextlib.suppress(KeyboardInterrupt):
         _say(f"export KUBECONFIG={cluster.kubeconfig}")
         while True:
             signal.pause()
 
 
-def _detach(name: str) -> None:
+def _detach(name: str, slot: int | None) -> None:
     """Start another of this program in the background; returns once its cluster works."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     log = FOLDER / f"{name}.log"
+    wanted = [] if slot is None else [f"--slot={slot}"]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "crucible.testing.cluster", "up", "--name", name],
+            [sys.executable, "-m", "crucible.testing.cluster", "up", "--name", name, *wanted],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

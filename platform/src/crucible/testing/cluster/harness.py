@@ -205,11 +205,12 @@ class OwnCluster(Cluster):
 
 
 @contextlib.contextmanager
-def start_cluster(name: str = "test") -> Iterator[OwnCluster]:
+def start_cluster(name: str = "test", slot: int | None = None) -> Iterator[OwnCluster]:
     """A cluster with one real node; everything of it is gone when the block ends.
 
     Args:
         name: what `python -m crucible.testing.cluster status` calls it.
+        slot: decides its addresses and folder, from 0 to 63; the first that is free if None.
 
     Raises:
         MachineUnfit: something is missing here.
@@ -218,11 +219,11 @@ def start_cluster(name: str = "test") -> Iterator[OwnCluster]:
     check_machine()
     programs = build_programs()
     with contextlib.ExitStack() as stack:
-        slot = claim_slot()
-        stack.callback(slot.release)
-        slot.make_cgroups()
-        namespaces = OwnNamespaces(slot)
+        claimed = claim_slot(slot)
+        stack.callback(claimed.release)
+        claimed.make_cgroups()
+        namespaces = OwnNamespaces(claimed)
         stack.callback(namespaces.stop)
-        cluster = OwnCluster(slot, namespaces, programs, name)
+        cluster = OwnCluster(claimed, namespaces, programs, name)
         cluster.start()
         yield cluster

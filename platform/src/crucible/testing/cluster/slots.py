@@ -26,7 +26,7 @@ from crucible.testing.cluster.failures import ClusterFailed
 FOLDER = Path("/var/lib/crucible/clusters")
 _CGROUPS = Path("/sys/fs/cgroup")
 _KUBELET_KINDS = {"cpu", "cpuset", "memory", "hugetlb", "pids"}
-_NUM_SLOTS = 64
+NUM_SLOTS = 64
 _REMOVE_SECONDS = 20.0
 
 
@@ -95,15 +95,15 @@ class Slot:
             self.lock.close()
 
 
-def claim_slot() -> Slot:
-    """The first free slot, after a sweep of what dead owners left.
+def claim_slot(wanted: int | None = None) -> Slot:
+    """The slot wanted, or the first that is free, after a sweep of what dead owners left.
 
     Raises:
-        ClusterFailed: all are taken.
+        ClusterFailed: it is taken, or all are.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     sweep_leftovers()
-    for number in range(_NUM_SLOTS):
+    for number in range(NUM_SLOTS) if wanted is None else (wanted,):
         lock = _try_lock(number)
         if lock is None:
             continue
@@ -114,7 +114,8 @@ def claim_slot() -> Slot:
         remove_traces(number)  # another owner may have come and died since the sweep
         slot.folder.mkdir()
         return slot
-    raise ClusterFailed(f"all {_NUM_SLOTS} slots in {FOLDER} are taken")
+    what = f"all {NUM_SLOTS} slots are" if wanted is None else f"slot {wanted} is"
+    raise ClusterFailed(f"{what} taken; python -m crucible.testing.cluster status shows by whom")
 
 
 def sweep_leftovers() -> list[int]:
