@@ -61,8 +61,6 @@ class Request:
 
 def fault_of(error: Exception, request: Request) -> Fault | None:
     """What ``error`` means; None if it is no failure of a request."""
-    import ssl
-
     import urllib3.exceptions
     import websocket
     from kubernetes.client import ApiException
@@ -71,9 +69,7 @@ def fault_of(error: Exception, request: Request) -> Fault | None:
         if error.status:
             return _of_status(error, request)
         return _of_transport(error.__context__ or error, request, str(error.reason))
-    if isinstance(error, urllib3.exceptions.HTTPError | ssl.SSLError | ConnectionError):
-        return _of_transport(error, request, str(error))
-    if isinstance(error, websocket.WebSocketException | TimeoutError):
+    if isinstance(error, urllib3.exceptions.HTTPError | websocket.WebSocketException | OSError):
         return _of_transport(error, request, str(error))
     return None
 
