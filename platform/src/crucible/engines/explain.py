@@ -19,9 +19,10 @@ class StepExplanation:
     log_tail: tuple[str, ...]
 
     def __str__(self) -> str:
+        code = f" (exit code {self.exit_code})" if self.exit_code else ""
         lines = [
             f"step    {self.step_id}",
-            f"cause   {self.cause} (exit code {self.exit_code})",
+            f"cause   {self.cause}{code}",
             f"error   {self.message}",
         ]
         if self.log_tail:
@@ -50,7 +51,8 @@ class Explanation:
 
 def explain(state: RunState) -> Explanation:
     """The steps of ``state`` that failed or wait, each with its cause."""
-    failed = tuple(_step(step) for step in state.failed_steps)
+    held = [step for step in state.steps.values() if step.obstacle and not step.status.is_final]
+    failed = tuple(_step(step) for step in [*state.failed_steps, *held])
     next_command = ""
     if state.status.is_final and state.status is not RunStatus.SUCCEEDED:
         next_command = f"platformctl resume {state.run_id}"
@@ -81,7 +83,7 @@ def _summary(state: RunState) -> str:
 
 
 def _step(step: StepState) -> StepExplanation:
-    failure = step.failure
+    failure = step.failure or step.obstacle
     if failure is None:
         return StepExplanation(step.step_id, "unknown", step.reason, "", 1, ())
     return StepExplanation(

@@ -60,6 +60,13 @@ class FailureCause(StrEnum):
     TEMPORARY = "temporary"
     STORE = "store"
     ENGINE_LOST = "engine-lost"
+    UNSCHEDULABLE = "unschedulable"
+    IMAGE = "image"
+    CONFIGURATION = "configuration"
+    QUOTA = "quota"
+    REFUSED = "refused"
+    EVICTED = "evicted"
+    DRIVER = "driver"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ class StepState:
     failure: Failure | None = None
     reason: str = ""
     """Why it was cached, skipped or is waiting."""
+    obstacle: Failure | None = None
+    """What keeps a step that should run from starting, on a cluster."""
     peak_memory_gib: float | None = None
 
 

@@ -189,9 +189,9 @@ class _Compiler:
         if self._context.step_retries:
             made["retryPolicy"] = {
                 "maxRetryCount": self._context.step_retries,
-                "backoffDuration": "10s",
+                "backoffDuration": "5s",
                 "backoffFactor": 2.0,
-                "backoffMaxDuration": "300s",
+                "backoffMaxDuration": "60s",
             }
         return made
 

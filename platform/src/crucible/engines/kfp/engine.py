@@ -18,6 +18,7 @@ from crucible.engines.explain import Explanation, explain
 from crucible.engines.foreign import CompiledPipeline
 from crucible.engines.kfp.api import KfpRun
 from crucible.engines.kfp.compile import Options, compile_plan
+from crucible.engines.kfp.diagnosis import diagnose, pods_of_run
 from crucible.engines.kfp.document import compiled
 from crucible.engines.kfp.following import RunFollower
 from crucible.engines.kfp.ir import RUN_ID
@@ -42,6 +43,8 @@ _LOOK_SECONDS = 2.0
 _MAX_LOOK_SECONDS = 10.0
 """Between two looks at a run in which nothing happens."""
 _CANCEL_PATIENCE_SECONDS = 180.0
+_DIAGNOSE_SECONDS = 10.0
+"""Between two looks at the pods of a run that is watched."""
 _MAX_LISTED = 100
 
 
@@ -113,7 +116,7 @@ class KfpEngine:
         found = self._find(run_id)
         if isinstance(found, KfpRun):
             return foreign_state(found)
-        return found.look()
+        return self._looked(found, diagnosed=True)
 
     def states(self, limit: int | None = None) -> list[RunState]:
         """The newest runs, newest first; runs of KFP that are not ours included."""
@@ -147,9 +150,14 @@ class KfpEngine:
         """A state after each change, ending with a final one."""
         found = self._find(run_id)
         shown: RunState | None = None
-        pause_seconds = _LOOK_SECONDS
+        pause_seconds, diagnosed_at = _LOOK_SECONDS, 0.0
         while True:
-            state = found.look() if isinstance(found, RunFollower) else self.state(found.id)
+            if isinstance(found, RunFollower):
+                due = time.monotonic() - diagnosed_at > _DIAGNOSE_SECONDS
+                state = self._looked(found, diagnosed=due)
+                diagnosed_at = time.monotonic() if due else diagnosed_at
+            else:
+                state = self.state(found.id)
             if state != shown:
                 shown, pause_seconds = dataclasses.replace(state), _LOOK_SECONDS
                 yield state
@@ -230,6 +238,22 @@ class KfpEngine:
         options = Options(done=left.done, fresh=left.fresh, imports=imports)
         self._start(journal, plan, options, generation=len(journal.claims()) + 1)
         return journal.run_id
+
+    def _looked(self, follower: RunFollower, *, diagnosed: bool) -> RunState:
+        """The state of a run of ours, with what its pods tell if that is wanted or it has ended."""
+        state, kfp = follower.look(), follower.kfp
+        if kfp is not None and (diagnosed or state.status.is_final):
+            session, kfp_run_id = self._session, kfp.id
+            diagnose(
+                state,
+                lambda: pods_of_run(
+                    session.connection, session.context.kubernetes.namespace, kfp_run_id
+                ),
+                follower.plan,
+                follower.journal.events(),
+                session.placement,
+            )
+        return state
 
     def _start(self, journal: Journal, plan: Plan, options: Options, *, generation: int) -> None:
         context = self._session.context

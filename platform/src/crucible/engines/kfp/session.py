@@ -39,6 +39,10 @@ class Session:
         """The artifact store."""
         return open_store(os.environ.get("CRUCIBLE_STORE") or self.context.store.uri)
 
+    def placement(self, pool: str, gpus: int) -> str:
+        """What the nodes of a pool have to say about a pod that asks for so many GPUs."""
+        return ""
+
     def close(self) -> None:
         """End port-forwards and connections."""
         self._exits.close()

@@ -25,7 +25,7 @@ from crucible.sdk.pod.attempt import (
 )
 from crucible.sdk.pod.delivery import Delivery
 from crucible.sdk.pod.pod import Pod, resolve_run_id
-from crucible.sdk.pod.relay import relaying
+from crucible.sdk.pod.relay import Relay
 from crucible.sdk.pod.request import PodRequest, PodStep
 from crucible.sdk.process import Terminated, ignore_signals, unwinding_on_signals
 from crucible.sdk.retry import Backoff
@@ -61,9 +61,9 @@ def _run(request: PodRequest, folder: Path) -> int:
     pod = Pod(request, store, run_id, folder)
     delivery = Delivery(pod)
     own_outputs: dict[str, Mapping[str, str]] = {}
-    with relaying(pod):
+    with Relay(pod) as relay:
         for step in request.steps:
-            outcome = _run_step(pod, step, own_outputs, backoff)
+            outcome = _run_step(pod, step, own_outputs, backoff, relay)
             if outcome.failure is not None:
                 return _exit_code(outcome.failure)
             own_outputs[step.step_id] = outcome.digests
@@ -86,7 +86,11 @@ def _connect(request: PodRequest, backoff: Backoff) -> tuple[Store, str]:
 
 
 def _run_step(
-    pod: Pod, step: PodStep, own_outputs: Mapping[str, Mapping[str, str]], backoff: Backoff
+    pod: Pod,
+    step: PodStep,
+    own_outputs: Mapping[str, Mapping[str, str]],
+    backoff: Backoff,
+    relay: Relay,
 ) -> Outcome:
     for tries in itertools.count(1):
         attempt = next_attempt(pod, step)
@@ -94,6 +98,7 @@ def _run_step(
         if known is not None:
             logger.error("not tried again: %s: %s %s", known.cause, known.message, known.fix)
             return Outcome(failure=known)
+        relay.start()
         try:
             outcome = run_attempt(pod, step, attempt, own_outputs)
             outcome = _with_parameters(pod, step, outcome)

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from crucible.sdk import kernel
 from crucible.sdk.pod.pod import Pod
@@ -24,22 +22,33 @@ _PATIENCE_SECONDS = 60.0
 """How long the pod's end waits for MLflow. The last pod of the run sends what is left."""
 
 
-@contextmanager
-def relaying(pod: Pod) -> Iterator[None]:
-    """Relay the pod's steps to MLflow within the block, if there is one."""
-    process = _start(pod)
-    try:
-        yield
-    finally:
-        if process is not None:
-            process.send_signal(signal.SIGTERM)  # it sends what there is, then ends
-            try:
-                process.wait(_PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.returncode:
-                logger.warning("MLflow does not have all of this step yet (see above)")
+class Relay:
+    """The relay of one pod. As a context manager it sees the relay to its end."""
+
+    def __init__(self, pod: Pod) -> None:
+        self._pod = pod
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def start(self) -> None:
+        """Start relaying, once and if there is an MLflow: there is something to tell."""
+        if self._process is None:
+            self._process = _start(self._pod)
+
+    def __exit__(self, *unused: object) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)  # it sends what there is, then ends
+        try:
+            process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            logger.warning("MLflow does not have all of this step yet (see above)")
 
 
 def _start(pod: Pod) -> subprocess.Popen[bytes] | None:
