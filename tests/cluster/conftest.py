@@ -28,10 +28,6 @@ BUILD_SECONDS = 1800
 NOT_RUN = pytest.StashKey[str]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cluster: needs a Kubernetes, started here or given")
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
