@@ -38,8 +38,8 @@ _LINGER_SECONDS = 5.0
 looks the same as one that waits for an answer."""
 _CONNECT_SECONDS = 10.0
 _PROTOCOL = "v4.channel.k8s.io"
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-"""Finds within a minute that the other side has gone without a word."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Finds within a minute that the other side has gone without a word; where the system has it."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _websocket(client: ApiClient, path: str) -> Any:
     configuration = client.configuration
     token = configuration.get_api_key_with_prefix("authorization")
     carrier = _dial(configuration)
-    remote = websocket.WebSocket(skip_utf8_validation=True)
+    remote: Any = websocket.WebSocket(skip_utf8_validation=True)
     try:
         remote.connect(
             configuration.host.rstrip("/").replace("http", "ws", 1) + path,
@@ -175,7 +175,8 @@ def _dial(configuration: Any) -> socket.socket:
     else:
         carrier = socket.create_connection(address, timeout=_CONNECT_SECONDS)
     for option, value in _KEEPALIVE.items():
-        carrier.setsockopt(socket.IPPROTO_TCP, option, value)
+        if hasattr(socket, option):
+            carrier.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     carrier.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if not is_secure:
         return carrier

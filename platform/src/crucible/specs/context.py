@@ -12,12 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from crucible.settings import LOCAL_CONTEXT
 from crucible.specs.document import read_document, refused
 from crucible.specs.form import form_problems
 from crucible.specs.model import Label, Mapping, Spec
 
-LOCAL = "local"
-"""Name of the context that is no cluster: processes on this machine."""
 RESERVED_ENV = frozenset(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLFLOW_TRACKING_URI", "HOME"}
 )
@@ -240,16 +239,44 @@ def load_context(path: Path) -> ContextDocument:
 
 def _conflicts(context: ContextDocument) -> Iterator[tuple[str, str, str]]:
     """Path, message and fix of what the form of single fields cannot rule out."""
-    if context.metadata.name == LOCAL:
-        yield "metadata.name", f"{LOCAL!r} is this machine.", "Choose another name."
+    if context.metadata.name == LOCAL_CONTEXT:
+        yield "metadata.name", f"{LOCAL_CONTEXT!r} is this machine.", "Choose another name."
     api = context.pipelines.api
     if isinstance(api, UrlAccessSpec) and api.token is not None:
         yield from _not_one("pipelines.api.token", api.token, ("env", "file"))
+    yield from _places(context)
+    yield from _forwards(context)
     for index, variable in enumerate(context.env):
         yield from _not_one(f"env[{index}]", variable, ("value", "secret", "config_map"))
         if variable.name in RESERVED_ENV or variable.name.startswith("CRUCIBLE_"):
             message = f"{variable.name} is set by the engine."
             yield f"env[{index}].name", message, "Use the context's own fields for it."
+
+
+def _places(context: ContextDocument) -> Iterator[tuple[str, str, str]]:
+    """Files are named from the root or the home folder: a context is used from everywhere."""
+    api = context.pipelines.api
+    named = {"kubernetes.kubeconfig": context.kubernetes.kubeconfig}
+    if isinstance(api, UrlAccessSpec):
+        named["pipelines.api.ca_file"] = api.ca_file
+        named["pipelines.api.token.file"] = api.token.file if api.token is not None else None
+    for path, value in named.items():
+        if value is not None and not value.startswith(("/", "~/")):
+            yield path, f"got {value!r}, which depends on the folder.", "Begin with / or ~/."
+
+
+def _forwards(context: ContextDocument) -> Iterator[tuple[str, str, str]]:
+    """A forward ends at 127.0.0.1, which is in no service's certificate."""
+    store, mlflow = context.store, context.mlflow
+    if (
+        store.forward
+        and not store.client_endpoint
+        and (store.endpoint or "https").startswith("https")
+    ):
+        fix = "Set client_endpoint, or an endpoint with http://."
+        yield "store.forward", "leads to an endpoint with TLS, or to AWS.", fix
+    if mlflow and mlflow.forward and not mlflow.client_uri and mlflow.uri.startswith("https"):
+        yield "mlflow.forward", "leads to an address with TLS.", "Set client_uri instead."
 
 
 def _not_one(path: str, holder: Spec, names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
