@@ -103,7 +103,7 @@ def test_a_fan_out_is_a_loop_whose_items_say_what_sets_them_apart(
     compiled = compile_it(plan, make_context())
     loop = compiled.root["trial-items"]
     items = json.loads(loop["parameterIterator"]["items"]["raw"])
-    inner = compiled.tasks_of("comp-trial-item")["trial"]
+    inner = compiled.tasks_of("comp-trial-items")["trial"]
     values = compiled.constants(inner)
     members = [
         patched({**values["step"], "config": values["config"]}, json.loads(item)) for item in items
@@ -123,6 +123,8 @@ def test_a_thousand_items_fit_what_one_argument_may_have(
 ) -> None:
     compiled = compile_it(fan_out(1000), make_context())
     loops = [task for name, task in compiled.root.items() if name.startswith("trial-items")]
+    components = [loop["componentRef"]["name"] for loop in loops]
+    assert len(set(components)) == len(loops)  # KFP refuses two loops over one component
     items = [json.loads(loop["parameterIterator"]["items"]["raw"]) for loop in loops]
     assert sum(map(len, items)) == 1000
     assert max(len(json.dumps(loop)) for loop in loops) < 128 * 1024 / 1.5
@@ -152,6 +154,32 @@ def test_a_condition_compares_what_the_other_step_measured(
     assert "triggerPolicy" not in compiled.root["next"]
 
 
+def test_a_fan_out_with_a_condition_is_a_level_of_its_own(
+    make_context: MakeContext, compile_it: Compile
+) -> None:
+    """A loop whose condition does not hold has succeeded to Argo, and what follows it would run."""
+    when = (Condition(MetricRef("probe", "metrics", "score"), ">", 1.0),)
+    items = [make_step(f"trial[{i}]", "Emit", when=when, after=("probe",)) for i in range(2)]
+    read = make_step("sum", "Sum", {"metrics": [StepOutput(i.id, "metrics") for i in items]})
+    compiled = compile_it(make_plan(make_step("probe", "Emit"), *items, read), make_context())
+    level = compiled.root["trial"]
+    assert "probe.metrics.score" in level["triggerPolicy"]["condition"]
+    assert level["dependentTasks"] == ["probe"]
+    loop = compiled.tasks_of(level["componentRef"]["name"])["trial-items"]
+    assert "triggerPolicy" not in loop
+    assert compiled.root["sum"]["dependentTasks"] == ["trial"]
+    declared = compiled.pipeline["components"]["comp-trial"]["inputDefinitions"]["parameters"]
+    assert "probe.metrics.score" not in declared
+
+
+def test_a_lost_pod_is_tried_again_however_long_it_ran(
+    make_context: MakeContext, compile_it: Compile
+) -> None:
+    """KFP's ``backoffMaxDuration`` is a time after the start of the first attempt."""
+    task = compile_it(noop_chain(1), make_context()).root["step0"]
+    assert int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) >= 14 * 24 * 3600
+
+
 @pytest.mark.parametrize(("value", "written"), [(1e-7, "1e-07"), (5.0, "5.0"), (-2.5, "-2.5")])
 def test_numbers_in_conditions_are_doubles(
     make_context: MakeContext, compile_it: Compile, value: float, written: str
@@ -171,6 +199,8 @@ def test_a_condition_on_a_done_step_is_decided_already(
     assert set(compiled.root) == {"train", "next"}
     assert "triggerPolicy" not in compiled.root["train"]
     assert "dependentTasks" not in compiled.root["train"]
+    declared = compiled.pipeline["components"]["comp-train"]["inputDefinitions"]["parameters"]
+    assert declared.keys() == compiled.root["train"]["inputs"]["parameters"].keys()
 
 
 def released(plan: Plan) -> Plan:

@@ -14,6 +14,7 @@ for the record and the release, and what the steps write to each other.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ Json = dict[str, Any]
 MAX_ITEMS_BYTES = 60_000
 """Of one loop: the driver gets the task as one argument, and Linux allows 128 KiB for one."""
 _ITEM = "item"
+_RETRY_WINDOW = "2592000s"
+"""``backoffMaxDuration`` is no bound on a wait. Argo counts it from the start of the first attempt,
+tries nothing again after it, and ends a retry that still runs then; without one it retries nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class _Compiler:
     def _add_unit(self, level: ir.Dag, unit: Unit) -> None:
         after = [task for name in dependencies(unit, self._by_step) for task in self._tasks[name]]
         if unit.is_fan_out:
-            self._add_loops(level, unit, after)
+            self._add_fan_out(level, unit, after)
             return
         made = self._task(unit, self._component(unit), after=after)
         self._conditions(made, unit)
@@ -136,16 +141,14 @@ class _Compiler:
     def _component(self, unit: Unit) -> str:
         """Define the component and the executor of ``unit``; returns the component's name."""
         parameters = {name: ir.parameter(kind) for name, (kind, _) in self._values(unit).items()}
+        compared = () if unit.is_fan_out else self._compared(unit)
         definition: Json = {
             "executorLabel": f"exec-{unit.name}",
             "inputDefinitions": {
                 "parameters": {
                     ir.RUN_ID: ir.parameter("STRING"),
                     **parameters,
-                    **{
-                        parameter_name(c.left): ir.parameter("NUMBER_DOUBLE")
-                        for c in unit.first.when
-                    },
+                    **{name: ir.parameter("NUMBER_DOUBLE") for name in compared},
                     **({_ITEM: ir.parameter("STRING")} if unit.is_fan_out else {}),
                 },
             },
@@ -191,7 +194,7 @@ class _Compiler:
                 "maxRetryCount": self._context.step_retries,
                 "backoffDuration": "5s",
                 "backoffFactor": 2.0,
-                "backoffMaxDuration": "60s",
+                "backoffMaxDuration": _RETRY_WINDOW,
             }
         return made
 
@@ -255,33 +258,43 @@ class _Compiler:
                 place = ir.output_artifact(producer.name, output)
                 yield f"{prefix}{slot}.{position}", (written.outputs[source.output], place)
 
-    def _add_loops(self, level: ir.Dag, unit: Unit, after: Sequence[str]) -> None:
-        component = self._component(unit)
-        inner = self._task(unit, component, after=())
-        inner["inputs"]["parameters"][_ITEM] = ir.from_above(_ITEM)
-        passed = self._compared(unit)
-        for name in passed:
-            inner["inputs"]["parameters"][name] = ir.from_above(name)
-        body = ir.Dag({unit.name: inner}).component()
-        body["inputDefinitions"]["parameters"] |= {
-            _ITEM: ir.parameter("STRING"),
-            **{name: ir.parameter("NUMBER_DOUBLE") for name in passed},
+    def _add_fan_out(self, level: ir.Dag, unit: Unit, after: Sequence[str]) -> None:
+        if not self._open_conditions(unit):
+            self._tasks[unit.name] = self._add_loops(level, unit, after)
+            return
+        # A loop whose condition does not hold has succeeded, to Argo: its iterations are skipped
+        # and what stands behind it runs. So the condition is that of a level around the loops.
+        loops = ir.Dag()
+        self._add_loops(loops, unit, after=())
+        component = loops.component()
+        component["inputDefinitions"]["parameters"] |= {
+            name: ir.parameter("NUMBER_DOUBLE") for name in self._compared(unit)
         }
-        self._document.components[f"comp-{unit.name}-item"] = body
+        name = f"comp-{unit.name}-all"
+        self._document.components[name] = component
+        run_id = {ir.RUN_ID: ir.from_above(ir.RUN_ID)}
+        made = ir.task(unit.name, component=name, parameters=run_id, after=after)
+        self._conditions(made, unit)
+        level.tasks[unit.name] = made
+        self._tasks[unit.name] = [unit.name]
+
+    def _add_loops(self, level: ir.Dag, unit: Unit, after: Sequence[str]) -> list[str]:
+        """Add the loops of a fan-out; returns the names of their tasks."""
+        inner = self._task(unit, self._component(unit), after=())
+        inner["inputs"]["parameters"][_ITEM] = ir.from_above(_ITEM)
+        body = ir.Dag({unit.name: inner}).component()
+        body["inputDefinitions"]["parameters"][_ITEM] = ir.parameter("STRING")
         shards = list(_shards(self._items(unit)))
-        self._tasks[unit.name] = []
+        names = []
         for number, items in enumerate(shards, start=1):
             name = f"{unit.name}-items" if len(shards) == 1 else f"{unit.name}-items-{number}"
-            made = ir.task(
-                name,
-                component=f"comp-{unit.name}-item",
-                parameters={ir.RUN_ID: ir.from_above(ir.RUN_ID)},
-                after=after,
-            )
+            self._document.components[f"comp-{name}"] = copy.deepcopy(body)  # KFP refuses a shared one
+            run_id = {ir.RUN_ID: ir.from_above(ir.RUN_ID)}
+            made = ir.task(name, component=f"comp-{name}", parameters=run_id, after=after)
             made["parameterIterator"] = {"items": {"raw": json.dumps(items)}, "itemInput": _ITEM}
-            self._conditions(made, unit)
             level.tasks[name] = made
-            self._tasks[unit.name].append(name)
+            names.append(name)
+        return names
 
     def _items(self, unit: Unit) -> list[str]:
         base = {**self._json(unit.first), "config": unit.first.config}
