@@ -288,7 +288,8 @@ class _Compiler:
         names = []
         for number, items in enumerate(shards, start=1):
             name = f"{unit.name}-items" if len(shards) == 1 else f"{unit.name}-items-{number}"
-            self._document.components[f"comp-{name}"] = copy.deepcopy(body)  # KFP refuses a shared one
+            # A component each: KFP refuses two loops over one.
+            self._document.components[f"comp-{name}"] = copy.deepcopy(body)
             run_id = {ir.RUN_ID: ir.from_above(ir.RUN_ID)}
             made = ir.task(name, component=f"comp-{name}", parameters=run_id, after=after)
             made["parameterIterator"] = {"items": {"raw": json.dumps(items)}, "itemInput": _ITEM}
