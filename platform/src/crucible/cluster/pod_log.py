@@ -173,13 +173,13 @@ class _Reader:
         with watch_pods(self.connection, self.namespace, name=self.pod) as watch:
             was_seen = False
             while was_seen or not watch.is_synced:
-                change = watch.next_change(timeout_seconds=1.0)
+                change = watch.get(timeout_seconds=1.0)
                 if change is None:
                     continue
                 was_seen = True
                 if change.kind == "deleted":
                     return False
-                state = _state_of(change.pod, self.container)
+                state = _state_of(change.item, self.container)
                 if state in ("running", "over", "never"):
                     return state != "never"
         return False

@@ -9,7 +9,7 @@ from typing import Literal
 from crucible.cluster.connection import Connection
 from crucible.cluster.paths import path_of
 from crucible.cluster.times import seconds_of
-from crucible.cluster.watch import ChangeKind, Watch, WatchPace
+from crucible.cluster.watch import Watch, WatchPace
 from crucible.cluster.wire import Json
 
 ContainerState = Literal["waiting", "running", "terminated"]
@@ -137,32 +137,6 @@ class PodView:
         return "failed without a reason" if self.phase == "Failed" else ""
 
 
-@dataclass(frozen=True)
-class PodChange:
-    """A pod as it is now, or was when it went away."""
-
-    kind: ChangeKind
-    pod: PodView
-
-
-class PodWatch(Watch):
-    """A `Watch` whose changes can be had as views."""
-
-    def __enter__(self) -> PodWatch:
-        super().__enter__()
-        return self
-
-    def changes(self) -> Iterator[PodChange]:
-        """Changes as they come, until the watch is closed."""
-        for change in self:
-            yield PodChange(change.kind, pod_view(change.object))
-
-    def next_change(self, *, timeout_seconds: float) -> PodChange | None:
-        """As `get`."""
-        change = self.get(timeout_seconds=timeout_seconds)
-        return None if change is None else PodChange(change.kind, pod_view(change.object))
-
-
 def list_pods(
     connection: Connection, namespace: str, label_selector: str | None = None
 ) -> list[PodView]:
@@ -186,7 +160,7 @@ def watch_pods(
     *,
     name: str | None = None,
     pace: WatchPace | None = None,
-) -> PodWatch:
+) -> Watch[PodView]:
     """A watch, to be used as a context manager.
 
     Args:
@@ -201,7 +175,8 @@ def watch_pods(
         "fieldSelector": f"metadata.name={name}" if name else None,
     }
     path = path_of("v1", "pods", namespace=namespace)
-    return PodWatch(connection, f"watch pods in {namespace}", path, query, pace=pace)
+    action = f"watch pods in {namespace}"
+    return Watch(connection, action, path, query, view=pod_view, pace=pace)
 
 
 def pod_view(item: Json) -> PodView:

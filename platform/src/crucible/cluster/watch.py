@@ -15,10 +15,10 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from crucible.cluster.connection import Connection
 from crucible.cluster.lines import lines_of
@@ -29,6 +29,7 @@ from crucible.sdk.retry import Backoff
 if TYPE_CHECKING:
     import urllib3
 
+ViewT = TypeVar("ViewT")
 ChangeKind = Literal["added", "modified", "deleted"]
 _KINDS: dict[str, ChangeKind] = {"ADDED": "added", "MODIFIED": "modified", "DELETED": "deleted"}
 _MAX_WAITING = 1000
@@ -49,14 +50,14 @@ class WatchPace:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Generic[ViewT]):
     """One object as it is now, or was when it went away."""
 
     kind: ChangeKind
-    object: Json
+    item: ViewT
 
 
-class Watch:
+class Watch(Generic[ViewT]):
     """Iterates over changes until it is closed. A thread of its own does the reading.
 
     Use as a context manager. The first changes are what is there, as ``added``.
@@ -69,15 +70,26 @@ class Watch:
         path: str,
         query: Query | None = None,
         *,
+        view: Callable[[Json], ViewT],
         pace: WatchPace | None = None,
     ) -> None:
-        """``action`` says what is watched, e.g. ``watch pods of run 12``; ``query`` selects."""
+        """Watch a collection.
+
+        Args:
+            connection: the cluster.
+            action: what is watched, for messages, e.g. ``watch pods of run 12``.
+            path: of the collection.
+            query: selects objects.
+            view: makes of each what the consumer gets.
+            pace: of the requests.
+        """
         self._connection = connection
         self._action = action
         self._path = path
         self._query = dict(query or {})
+        self._view = view
         self._pace = pace or WatchPace()
-        self._waiting: queue.Queue[Change | Exception | None] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.Queue[Change[ViewT] | Exception | None] = queue.Queue(_MAX_WAITING)
         self._known: dict[str, Json] = {}
         self._stopped = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
@@ -89,7 +101,7 @@ class Watch:
         """Whether all that was there at the start has been fetched."""
         return self._is_synced
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watch[ViewT]:
         self._thread.start()
         return self
 
@@ -101,13 +113,13 @@ class Watch:
     ) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Change]:
+    def __iter__(self) -> Iterator[Change[ViewT]]:
         while not self._stopped.is_set():
             change = self.get(timeout_seconds=1.0)
             if change is not None:
                 yield change
 
-    def get(self, *, timeout_seconds: float) -> Change | None:
+    def get(self, *, timeout_seconds: float) -> Change[ViewT] | None:
         """The next change, or None if there was none in time, or the watch is closed.
 
         Raises:
@@ -156,12 +168,12 @@ class Watch:
         items, version = self._connection.items(self._action, self._path, self._query)
         found = {str(item["metadata"]["uid"]): item for item in items}
         for uid in self._known.keys() - found.keys():
-            self._put(Change("deleted", self._known.pop(uid)))
+            self._put(Change("deleted", self._view(self._known.pop(uid))))
         for uid, item in found.items():
             known = self._known.get(uid)
             if known is None or _version(known) != _version(item):
                 self._known[uid] = item
-                self._put(Change("added" if known is None else "modified", item))
+                self._put(Change("added" if known is None else "modified", self._view(item)))
         self._put(None)
         return version
 
@@ -195,9 +207,9 @@ class Watch:
             self._known.pop(uid, None)
         else:
             self._known[uid] = item
-        self._put(Change(kind, item))
+        self._put(Change(kind, self._view(item)))
 
-    def _put(self, item: Change | Exception | None) -> None:
+    def _put(self, item: Change[ViewT] | Exception | None) -> None:
         while not self._stopped.is_set():
             try:
                 self._waiting.put(item, timeout=0.5)
