@@ -28,9 +28,9 @@ def show(
 ) -> None:
     """Show an artifact's type, files, producer and parents."""
     from crucible.artifacts import open_store
-    from crucible.settings import Settings
+    from crucible.engines import current_settings
 
-    settings = Settings.load()
+    settings = current_settings()
     digest = _digest(artifact, settings)
     store = open_store(settings.store_uri)
     manifest = store.manifest(digest)
@@ -59,9 +59,9 @@ def gc(
     """Remove bytes that no manifest reaches; never what a run in progress needs."""
     from crucible.artifacts import gc as collect_garbage
     from crucible.artifacts import open_store
-    from crucible.settings import Settings
+    from crucible.engines import current_settings
 
-    settings = Settings.load()
+    settings = current_settings()
     roots = _roots(settings) if prune else None
     result = collect_garbage(open_store(settings.store_uri), roots=roots, dry_run=dry_run)
     if json:

@@ -105,10 +105,10 @@ def pull(
 
 
 def _registry() -> Registry:
+    from crucible.engines import current_settings
     from crucible.registry import Registry
-    from crucible.settings import Settings
 
-    return Registry(Settings.load())
+    return Registry(current_settings())
 
 
 def _report(document: dict[str, object], text: str, *, as_json: bool) -> None:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from crucible.engines.base import Engine
     from crucible.engines.foreign import CompiledPipeline
     from crucible.plan.model import CacheOutlook, Plan
-    from crucible.settings import Settings
     from crucible.specs import PipelineSpec
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline.yaml.", show_default=False)]
@@ -46,8 +45,7 @@ def plan(file: File, preset: Preset = None, set_: Set = None, json: Json = False
     from crucible.plan import diff, plan_document, render_plan
     from crucible.settings import Settings
 
-    settings = Settings.load()
-    built, last, outlook = _planned(_load(file, preset, set_), get_engine(settings), settings)
+    built, last, outlook = _planned(_load(file, preset, set_), get_engine(Settings.load()))
     changes = diff(built, last[1]) if last else []
     if json:
         print_json(
@@ -85,14 +83,13 @@ def submit(
     from crucible.engines import get_engine
     from crucible.settings import Settings
 
-    settings = Settings.load()
-    engine = get_engine(settings)
+    engine = get_engine(Settings.load())
     compiled = _compiled(file, preset, set_)
     if compiled is not None:
         started = engine.submit_compiled(compiled, name=run_id)
     else:
         spec = _load(file, preset, set_)
-        started = engine.submit(_build(spec, engine, settings), run_id=run_id)
+        started = engine.submit(_build(spec, engine), run_id=run_id)
     if detach:
         print_json({"run_id": started}) if json else typer.echo(started)
         return
@@ -170,22 +167,23 @@ def _compiled(file: Path, preset: str | None, set_: list[str] | None) -> Compile
     return load_compiled(file, _overrides(set_ or []))
 
 
-def _build(spec: PipelineSpec, engine: Engine, settings: Settings) -> Plan:
+def _build(spec: PipelineSpec, engine: Engine) -> Plan:
     from crucible.plan import build
 
     def resolve_model(uri: str) -> str:
+        from crucible.engines import current_settings
         from crucible.registry import Registry
 
-        return Registry(settings).resolve(uri)
+        return Registry(current_settings()).resolve(uri)
 
     return build(spec, images=engine.images, resolve_model=resolve_model)
 
 
 def _planned(
-    spec: PipelineSpec, engine: Engine, settings: Settings
+    spec: PipelineSpec, engine: Engine
 ) -> tuple[Plan, tuple[str, Plan] | None, dict[str, CacheOutlook]]:
     from crucible.plan import cache_outlook
 
-    built = _build(spec, engine, settings)
+    built = _build(spec, engine)
     last = engine.last_plan(built.name)
     return built, last, cache_outlook(built, engine.store.cache_get, last[1] if last else None)

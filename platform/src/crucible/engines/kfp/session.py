@@ -1,24 +1,33 @@
-"""What the engine talks to: KFP, the store and the Kubernetes API of one context, when needed."""
+"""What the engine talks to: KFP, the store, MLflow and the Kubernetes API of one context.
+
+Each is reached when it is first needed. Store and MLflow are known to everything below by
+environment variables, so reaching them sets those of this process; a token or key of this machine's
+own environment is kept.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import AbstractContextManager
+from functools import cache, cached_property
 
 from crucible.artifacts.store import Store, open_store
+from crucible.cluster import access, contexts
 from crucible.cluster.connection import Connection, connect
 from crucible.engines.kfp.api import PipelinesApi
+from crucible.settings import Settings
 from crucible.specs.context import ContextDocument
 
 
-@dataclass
 class Session:
     """Connections of one process. Port-forwards live until `close` or the end of the process."""
 
-    context: ContextDocument
-    _exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    def __init__(self, context: ContextDocument) -> None:
+        self.context = context
+        self._exits = contextlib.ExitStack()
+        atexit.register(self.close)
 
     @cached_property
     def connection(self) -> Connection:
@@ -29,15 +38,37 @@ class Session:
 
     @cached_property
     def api(self) -> PipelinesApi:
-        """KFP's API."""
-        access = self.context.pipelines.api
-        assert access.access == "url"
-        return PipelinesApi(access.url, self.context.kubernetes.namespace)
+        """KFP's API.
+
+        Raises:
+            CrucibleError: it cannot be reached the way the context says.
+        """
+        found = self._exits.enter_context(access.kfp_access(self.context, self.connection))
+        return PipelinesApi(
+            found.host,
+            self.context.kubernetes.namespace,
+            token=found.token,
+            ca_file=found.ca_file,
+            cert=found.cert,
+            verify=found.verify,
+        )
 
     @cached_property
     def store(self) -> Store:
-        """The artifact store."""
-        return open_store(os.environ.get("CRUCIBLE_STORE") or self.context.store.uri)
+        """The artifact store.
+
+        Raises:
+            CrucibleError: it cannot be reached, or its keys cannot be read.
+        """
+        self._enter(access.store_environ(self.context, self.connection))
+        return open_store(os.environ["CRUCIBLE_STORE"])
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The installation's settings with the context's store and MLflow."""
+        self._enter(access.mlflow_environ(self.context, self.connection))
+        _ = self.store
+        return Settings.load()
 
     def placement(self, pool: str, gpus: int) -> str:
         """What the nodes of a pool have to say about a pod that asks for so many GPUs."""
@@ -46,3 +77,16 @@ class Session:
     def close(self) -> None:
         """End port-forwards and connections."""
         self._exits.close()
+
+    def _enter(self, environ: AbstractContextManager[dict[str, str]]) -> None:
+        os.environ.update(self._exits.enter_context(environ))
+
+
+@cache
+def session_of(name: str) -> Session:
+    """The one session of this process with the context of that name.
+
+    Raises:
+        UserError: there is no such context, or its file has mistakes.
+    """
+    return Session(contexts.load(name))
