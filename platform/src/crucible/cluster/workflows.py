@@ -31,6 +31,8 @@ class WorkflowNode:
     """One node: a pod, or a group of others."""
 
     id: str
+    path: str
+    """Where it stands: ``WORKFLOW.root.train.executor``."""
     display_name: str
     type: str
     """``Pod``, ``DAG``, ``Retry``, ``Skipped``, ..."""
@@ -116,6 +118,7 @@ def _nodes(workflow: str, nodes: Json, *, uses_old_names: bool) -> Iterator[Work
             pod_name = node["id"] if uses_old_names else _pod_name(workflow, node["id"], template)
         yield WorkflowNode(
             id=node["id"],
+            path=node.get("name") or "",
             display_name=node.get("displayName") or node.get("name") or "",
             type=node.get("type") or "",
             phase=node.get("phase") or "",

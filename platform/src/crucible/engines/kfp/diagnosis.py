@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 
 from crucible.cluster.connection import Connection
 from crucible.cluster.pods import PodView, list_pods
+from crucible.cluster.workflows import RUN_LABEL, WorkflowNode, find_workflow
 from crucible.engines.events import Event
 from crucible.engines.kfp.kubernetes_config import STEP_LABEL
 from crucible.engines.kfp.names import EXIT_TASK
-from crucible.engines.kfp.reasons import failure_of_driver, failure_of_pod, obstacle_of
+from crucible.engines.kfp.reasons import (
+    failure_of_driver,
+    failure_of_pod,
+    failure_of_unmade,
+    obstacle_of,
+)
 from crucible.engines.kfp.runstate import LOST, NOT_STARTED
-from crucible.engines.state import RunState, StepState, StepStatus
-from crucible.errors import CrucibleError
+from crucible.engines.state import Failure, RunState, StepState, StepStatus
+from crucible.errors import ClusterRefused, CrucibleError, ObjectNotFound
 from crucible.plan.model import Plan
+from crucible.sdk.component import Resources
 
-RUN_LABEL = "pipeline/runid"
-"""KFP puts it on every pod of a run."""
 _NODE_NAME = "workflows.argoproj.io/node-name"
 """Annotation by Argo: ``many-abc.root.run.train-driver``."""
 
@@ -28,9 +33,11 @@ class Diagnosis:
 
     plan: Plan
     pods: Sequence[PodView]
+    nodes: Sequence[WorkflowNode]
+    """Of the run's Workflow: the word of a pod that was never made."""
     events: Sequence[Event]
-    placement: Callable[[str, int], str] = lambda pool, gpus: ""
-    """What the nodes of a pool have to say, by pool and GPUs asked for."""
+    placement: Callable[[Resources], str] = lambda resources: ""
+    """What the nodes of a step's pool have to say."""
     _known: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +60,7 @@ class Diagnosis:
         for pod in self._pods_of(step):
             placement = ""
             if pod.obstacle and not pod.node:
-                placement = self.placement(planned.resources.pool, planned.resources.gpus)
+                placement = self.placement(planned.resources)
             obstacle = obstacle_of(pod, placement=placement)
             if obstacle is not None:
                 step.obstacle, step.reason = obstacle, obstacle.message
@@ -62,6 +69,10 @@ class Diagnosis:
             obstacle = obstacle_of(pod)
             if obstacle is not None:
                 step.obstacle, step.reason = obstacle, f"KFP's driver: {obstacle.message}"
+                return
+        unmade = self._unmade(step)
+        if unmade is not None:
+            step.obstacle, step.reason = unmade, unmade.message
 
     def _loss(self, step: StepState) -> None:
         """A step whose pod has failed and said nothing is waiting for KFP to try again."""
@@ -85,6 +96,18 @@ class Diagnosis:
         for pod in self._drivers_of(step):
             if pod.failure:
                 step.failure = failure_of_driver(pod.failure, ())
+                return
+        step.failure = self._unmade(step) or step.failure
+
+    def _unmade(self, step: StepState) -> Failure | None:
+        """Why the step's pod was never made, if Argo says so."""
+        name = f".{step.step_id.partition('[')[0]}"
+        for node in self.nodes:
+            if node.message and (node.path.endswith(name) or f"{name}." in node.path):
+                failure = failure_of_unmade(node.message)
+                if failure is not None:
+                    return failure
+        return None
 
     def _pods_of(self, step: StepState) -> list[PodView]:
         """Pods that run, or will run, ``step``; of a fan-out those of all its items."""
@@ -106,12 +129,28 @@ class Diagnosis:
         return (p for p in self.pods if p.annotations.get(_NODE_NAME, "").endswith(suffix))
 
 
-def pods_of_run(connection: Connection, namespace: str, kfp_run_id: str) -> list[PodView]:
-    """The pods of a run of KFP; errors as `Connection.call`."""
-    return list_pods(connection, namespace, f"{RUN_LABEL}={kfp_run_id}")
+@dataclass(frozen=True)
+class Witnesses:
+    """What the cluster knows of a run: its pods, and the nodes of its Workflow."""
+
+    pods: Sequence[PodView]
+    nodes: Sequence[WorkflowNode]
 
 
-def needs_pods(state: RunState) -> bool:
+def witnesses_of(connection: Connection, namespace: str, kfp_run_id: str) -> Witnesses:
+    """Two requests; errors as `Connection.call`.
+
+    A user who may not read Workflows still learns what pods tell.
+    """
+    pods = list_pods(connection, namespace, f"{RUN_LABEL}={kfp_run_id}")
+    try:
+        workflow = find_workflow(connection, namespace, kfp_run_id)
+    except (ClusterRefused, ObjectNotFound):
+        workflow = None
+    return Witnesses(pods, () if workflow is None else workflow.nodes)
+
+
+def needs_witnesses(state: RunState) -> bool:
     """True if the journal leaves something of the run open that its pods may tell."""
     steps = state.steps.values()
     if state.status.is_final:
@@ -121,17 +160,17 @@ def needs_pods(state: RunState) -> bool:
 
 def diagnose(
     state: RunState,
-    read_pods: Callable[[], Sequence[PodView]],
+    read: Callable[[], Witnesses],
     plan: Plan,
     events: Sequence[Event],
-    placement: Callable[[str, int], str],
+    placement: Callable[[Resources], str],
 ) -> None:
-    """Add to ``state`` what its pods tell; without a way to them say so in a warning."""
-    if not needs_pods(state):
+    """Add to ``state`` what its pods tell; where they cannot be read a warning says so."""
+    if not needs_witnesses(state):
         return
     try:
-        pods = read_pods()
+        found = read()
     except CrucibleError as error:
         state.warnings.append(f"what the run's pods are doing is not known: {error}")
         return
-    Diagnosis(plan, pods, events, placement).apply(state)
+    Diagnosis(plan, found.pods, found.nodes, events, placement).apply(state)

@@ -18,7 +18,7 @@ from crucible.engines.explain import Explanation, explain
 from crucible.engines.foreign import CompiledPipeline
 from crucible.engines.kfp.api import KfpRun
 from crucible.engines.kfp.compile import Options, compile_plan
-from crucible.engines.kfp.diagnosis import diagnose, pods_of_run
+from crucible.engines.kfp.diagnosis import diagnose, witnesses_of
 from crucible.engines.kfp.document import compiled
 from crucible.engines.kfp.following import RunFollower
 from crucible.engines.kfp.ir import RUN_ID
@@ -246,7 +246,7 @@ class KfpEngine:
             session, kfp_run_id = self._session, kfp.id
             diagnose(
                 state,
-                lambda: pods_of_run(
+                lambda: witnesses_of(
                     session.connection, session.context.kubernetes.namespace, kfp_run_id
                 ),
                 follower.plan,

@@ -16,7 +16,11 @@ from functools import cache, cached_property
 from crucible.artifacts.store import Store, open_store
 from crucible.cluster import access, contexts
 from crucible.cluster.connection import Connection, connect
+from crucible.cluster.nodes import PlacementRequest, placement_report, pool_view
 from crucible.engines.kfp.api import PipelinesApi
+from crucible.engines.kfp.kubernetes_config import pool_of
+from crucible.errors import CrucibleError
+from crucible.sdk.component import Resources
 from crucible.settings import Settings
 from crucible.specs.context import ContextDocument
 
@@ -70,9 +74,18 @@ class Session:
         _ = self.store
         return Settings.load()
 
-    def placement(self, pool: str, gpus: int) -> str:
-        """What the nodes of a pool have to say about a pod that asks for so many GPUs."""
-        return ""
+    def placement(self, resources: Resources) -> str:
+        """Why the nodes of the step's pool have no place for it; empty if they have, or are hidden.
+
+        The scheduler's own words follow in any case.
+        """
+        pool = pool_of(self.context, resources.pool)
+        request = PlacementRequest(resources.gpus, resources.cpus, resources.memory_gib)
+        try:
+            found = placement_report(pool_view(self.connection, resources.pool, pool), request)
+        except CrucibleError:
+            return ""
+        return "" if found.fits_now else found.text
 
     def close(self) -> None:
         """End port-forwards and connections."""
