@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 
 from crucible.errors import CrucibleError
@@ -23,13 +23,37 @@ class Check:
     passed: bool
     detail: str
     fix: str = ""
+    """For what passed: advice."""
+
+    @property
+    def verdict(self) -> str:
+        if not self.passed:
+            return "FAILED"
+        return "advice" if self.fix else "ok"
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def run_checks(settings: Settings) -> list[Check]:
-    """All findings, in the order in which a fix should be tried."""
+    """All findings, in the order in which a fix should be tried.
+
+    Where the context is a cluster, store and MLflow are its own, and the cluster is looked at too.
+
+    Raises:
+        UserError: there is no such context, or its file has mistakes.
+    """
+    if settings.context is None:
+        return _local(settings, ())
+    from crucible.cluster.checks import cluster_findings
+    from crucible.cluster.contexts import load_current
+
+    findings = cluster_findings(load_current(settings))
+    of_cluster = [Check(each.name, each.passed, each.detail, each.fix) for each in findings]
+    return _local(settings, ("artifact store", "training", "mlflow")) + of_cluster
+
+
+def _local(settings: Settings, without: Collection[str]) -> list[Check]:
     checks: tuple[tuple[str, Callable[[Settings], Check]], ...] = (
         ("python", _python),
         ("home folder", _home),
@@ -39,7 +63,7 @@ def run_checks(settings: Settings) -> list[Check]:
         ("training", _training),
         ("mlflow", _mlflow),
     )
-    return [_guarded(name, check, settings) for name, check in checks]
+    return [_guarded(name, check, settings) for name, check in checks if name not in without]
 
 
 def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings) -> Check:
@@ -51,7 +75,8 @@ def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings) 
 
 def _python(settings: Settings) -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
-    return Check("python", sys.version_info >= (3, 11), found, "install Python 3.11 or later")
+    is_recent = sys.version_info >= (3, 11)
+    return Check("python", is_recent, found, "" if is_recent else "install Python 3.11 or later")
 
 
 def _home(settings: Settings) -> Check:

@@ -25,7 +25,11 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Check this installation: folders, store, MLflow, components; each with a fix."""
+    """Check this installation and its context; each finding with a fix.
+
+    Folders, components, store and MLflow; on a cluster also the Kubernetes API, rights, Kubeflow
+    Pipelines, Argo, trainer, queues and pools. Exits 1 if anything failed; advice is no failure.
+    """
     from crucible.cli.checks import run_checks
     from crucible.settings import Settings
 
@@ -33,10 +37,7 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json([check.to_json() for check in checks])
     else:
-        rows = (
-            ("ok" if check.passed else "FAILED", check.name, check.detail, check.fix)
-            for check in checks
-        )
+        rows = ((check.verdict, check.name, check.detail, check.fix) for check in checks)
         print_table(("", "CHECK", "FOUND", "FIX"), rows, empty="no checks")
     raise typer.Exit(0 if all(check.passed for check in checks) else 1)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from crucible.cli import artifacts, components, installation, models, pipelines, runs
+from crucible.cli import artifacts, components, context, installation, models, pipelines, runs
 
 app = typer.Typer(
     name="platformctl",
@@ -28,6 +28,7 @@ for register in (pipelines.register, runs.register, installation.register):
 app.add_typer(models.app, name="models")
 app.add_typer(components.app, name="components")
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(context.app, name="context")
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,7 +34,9 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header, overflow="fold")  # a path that is cut off is of no use
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     if table.row_count:
