@@ -22,6 +22,7 @@ CrucibleError                   exit code 1: something failed
 │   ├── ObjectConflict          it exists already, or somebody changed it meanwhile
 │   ├── ObjectRejected          invalid, over quota, or denied by an admission policy
 │   └── VersionGone             the version asked for is too old: list again
+├── ImageError (RuntimeError)   exit code 1: a container image was not built or pushed
 └── Cancelled                   exit code 1: the user or a signal ended it
 
 Adding one: subclass the nearest node and a standard error, keep ``__init__`` picklable (all
@@ -168,6 +169,10 @@ class ObjectRejected(ClusterError):
 
 class VersionGone(ClusterError):
     """The cluster no longer knows the version from which changes were asked for."""
+
+
+class ImageError(CrucibleError, RuntimeError):
+    """A container image was not built or not pushed."""
 
 
 class Cancelled(CrucibleError, RuntimeError):
