@@ -12,7 +12,16 @@ from typing import Annotated
 
 import typer
 
-from crucible.cli import artifacts, components, context, installation, models, pipelines, runs
+from crucible.cli import (
+    artifacts,
+    components,
+    context,
+    images,
+    installation,
+    models,
+    pipelines,
+    runs,
+)
 
 app = typer.Typer(
     name="platformctl",
@@ -29,6 +38,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(components.app, name="components")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(context.app, name="context")
+app.add_typer(images.app, name="images")
 
 
 def _print_version(wanted: bool) -> None:
