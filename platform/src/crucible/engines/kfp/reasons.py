@@ -27,15 +27,15 @@ _OBSTACLES: tuple[_Rule, ...] = (
         "Wait until {what} is free, add nodes to the pool, or ask for less in resources.",
     ),
     (
+        r"untolerated taint",
+        FailureCause.UNSCHEDULABLE,
+        "Give the pool in the context the toleration of this taint, or take the taint away.",
+    ),
+    (
         r"node affinity/selector",
         FailureCause.UNSCHEDULABLE,
         "No node carries the pool's label. Label nodes, set the step's resources.pool, or the "
         "context's pools.",
-    ),
-    (
-        r"untolerated taint",
-        FailureCause.UNSCHEDULABLE,
-        "Give the pool in the context the toleration of this taint, or take the taint away.",
     ),
     (
         r"Unschedulable",
