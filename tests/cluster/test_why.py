@@ -42,6 +42,26 @@ def connection(cluster: Cluster, namespace: str) -> Iterator[Connection]:
     connection.close()
 
 
+@pytest.fixture
+def session(cluster: Cluster, namespace: str) -> Iterator[Session]:
+    """What the engine asks the nodes of a pool through."""
+    kubernetes = {"kubeconfig": str(cluster.kubeconfig), "namespace": namespace}
+    session = Session(
+        ContextDocument.model_validate(
+            {
+                "apiVersion": "crucible/v1",
+                "kind": "Context",
+                "metadata": {"name": "why"},
+                "kubernetes": kubernetes,
+                "store": {"uri": "s3://crucible/store"},
+                "images": {"base": f"none@sha256:{'0' * 64}"},
+            }
+        )
+    )
+    yield session
+    session.close()
+
+
 def step_pod(cluster: Cluster, script: str = "true") -> Pod:
     """A pod as KFP makes it for the step, as far as we look at it."""
     labels = {"pipeline/runid": RUN, "crucible.dev/step": "train"}
@@ -91,7 +111,7 @@ def no_such_command(pod: Pod) -> None:
 
 WAITING: dict[str, tuple[Change, FailureCause, str, str]] = {
     "cpu": (asks("cpu", "100"), FailureCause.UNSCHEDULABLE, "Insufficient cpu", "Wait until cpu"),
-    "pool": (selects, FailureCause.UNSCHEDULABLE, "affinity/selector", "Label nodes"),
+    "pool": (selects, FailureCause.UNSCHEDULABLE, "no node carries", "Label nodes"),
     "taint": (selects_without_toleration, FailureCause.UNSCHEDULABLE, "taint", "toleration"),
     "pull": (
         image("registry.invalid/none:1"),
@@ -139,13 +159,19 @@ def gpu_node(cluster: Cluster) -> None:
 @pytest.mark.parametrize("fault", WAITING)
 @pytest.mark.usefixtures("gpu_node")
 def test_what_keeps_a_step_from_starting(
-    cluster: Cluster, namespace: str, connection: Connection, fault: str
+    cluster: Cluster, namespace: str, connection: Connection, session: Session, fault: str
 ) -> None:
     change, cause, message, fix = WAITING[fault]
     pod = step_pod(cluster)
     change(pod)
     cluster.apply(pod, namespace)
-    state = diagnosed(connection, plan_of(), lambda state: state.steps["train"].obstacle)
+    selector = pod["spec"].get("nodeSelector", {"crucible.dev/pool": "cpu"})
+    state = diagnosed(
+        connection,
+        plan_of(selector["crucible.dev/pool"]),
+        lambda state: state.steps["train"].obstacle,
+        placement=session.placement,
+    )
     found = state.steps["train"].obstacle
     assert found is not None
     assert found.cause is cause
@@ -157,32 +183,20 @@ def test_what_keeps_a_step_from_starting(
 
 @pytest.mark.usefixtures("gpu_node")
 def test_gpus_that_are_not_free_are_counted(
-    cluster: Cluster, namespace: str, connection: Connection
+    cluster: Cluster, namespace: str, connection: Connection, session: Session
 ) -> None:
-    context = ContextDocument.model_validate(
-        {
-            "apiVersion": "crucible/v1",
-            "kind": "Context",
-            "metadata": {"name": "why"},
-            "kubernetes": {"kubeconfig": str(cluster.kubeconfig), "namespace": namespace},
-            "store": {"uri": "s3://crucible/store"},
-            "images": {"base": f"none@sha256:{'0' * 64}"},
-        }
-    )
     pod = step_pod(cluster)
     asks("nvidia.com/gpu", "16")(pod)
-    pool = pool_of(context, "gpu-why")
+    pool = pool_of(session.context, "gpu-why")
     pod["spec"]["nodeSelector"] = pool.node_selector
     pod["spec"]["tolerations"] = [t.model_dump(exclude_none=True) for t in pool.tolerations or ()]
     cluster.apply(pod, namespace)
-    session = Session(context)
     state = diagnosed(
         connection,
         plan_of("gpu-why", 16),
         lambda state: state.steps["train"].obstacle,
         placement=session.placement,
     )
-    session.close()
     found = state.steps["train"].obstacle
     assert found is not None
     assert found.cause is FailureCause.UNSCHEDULABLE

@@ -22,6 +22,11 @@ _OBSTACLES: tuple[_Rule, ...] = (
         "It waits in Kueue's queue for quota. See `kubectl get workloads`, or take another queue.",
     ),
     (
+        r"no node carries",
+        FailureCause.UNSCHEDULABLE,
+        "Label nodes of the pool, set the step's resources.pool, or the context's pools.",
+    ),
+    (
         r"Insufficient (?P<what>[\w./-]+)",
         FailureCause.UNSCHEDULABLE,
         "Wait until {what} is free, add nodes to the pool, or ask for less in resources.",
@@ -130,10 +135,10 @@ def obstacle_of(pod: PodView, *, placement: str = "") -> Failure | None:
     said = pod.obstacle
     if not said:
         return None
-    match = _match(said, _OBSTACLES) or _Match(
+    message = f"{placement}. {said}" if placement else said
+    match = _match(message, _OBSTACLES) or _Match(
         FailureCause.CONFIGURATION, "See the pod's events: `kubectl describe pod`."
     )
-    message = f"{placement}. {said}" if placement else said
     return Failure(match.cause, message, match.fix, 0)
 
 
