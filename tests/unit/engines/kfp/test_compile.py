@@ -337,7 +337,16 @@ def test_settings_that_no_argument_can_carry_are_refused_all_at_once(
     assert [problem.path for problem in caught.value.problems] == ["steps.a.with", "steps.b.with"]
 
 
-def test_a_thousand_steps_in_a_row_compile(make_context: MakeContext) -> None:
-    document = compile_plan(noop_chain(1000), make_context(), Options())
-    assert len(document.root.tasks) == 1000
-    assert to_yaml(document).count("crucible.step\n") == 1000
+def test_more_tasks_than_a_workflow_holds_are_refused_with_a_way_out(
+    make_context: MakeContext, compile_it: Compile
+) -> None:
+    with pytest.raises(UserError, match=r"steps: are 150 tasks.*foreach, or set chain_steps"):
+        compile_plan(noop_chain(150), make_context())
+    joined = compile_it(noop_chain(150), make_context("chain_steps: true"))
+    assert len(joined.root) == 8
+    assert max(len(json.dumps(task)) for task in joined.root.values()) < 128 * 1024
+
+
+def test_a_long_pipeline_compiles_to_yaml(make_context: MakeContext) -> None:
+    document = compile_plan(noop_chain(100), make_context(), Options())
+    assert to_yaml(document).count("crucible.step\n") == 100

@@ -21,6 +21,8 @@ POD_OVERHEAD_GIB = 0.5
 """What the pod's own processes need beside the step: reporting, and the relay to MLflow."""
 MAX_PARAMETERS_BYTES = 100_000
 """A pod's executor input is one argument, of which Linux allows 128 KiB."""
+MAX_TASKS = 120
+"""A Workflow object has 11 KB a task and may have 1.5 MB."""
 _COMMAND = ("python3", "-P", "-m", "crucible.step")
 _MAX_LABEL_CHARS = 63
 
@@ -59,6 +61,15 @@ class Containers:
         Raises:
             UserError: with every problem of every executor.
         """
+        count = len(self.document.executors)
+        if count > MAX_TASKS:
+            self.problems.append(
+                Problem(
+                    "steps",
+                    f"are {count} tasks; a Workflow of Argo holds about {MAX_TASKS}.",
+                    "Write alike steps as one with foreach, or set chain_steps in the context.",
+                )
+            )
         if self.problems:
             lines = "\n".join(f"- {problem}" for problem in self.problems)
             raise UserError(

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from crucible.plan.model import Plan, PlanStep, StepOutput
 
+MAX_CHAIN_STEPS = 20
+"""What one pod runs in a row: its parameters have to fit into one argument."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -96,7 +99,9 @@ def _head_for(unit: Unit, waiting: Mapping[str, Unit], needed_by: Mapping[str, i
     if unit.is_fan_out or step.when or len(step.after) != 1 or needed_by[step.after[0]] != 1:
         return None
     head = waiting.get(step.after[0])
-    return head if head is not None and _alike(head.steps[-1], step) else None
+    if head is None or len(head.steps) >= MAX_CHAIN_STEPS or not _alike(head.steps[-1], step):
+        return None
+    return head
 
 
 def _alike(one: PlanStep, other: PlanStep) -> bool:
