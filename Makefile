@@ -17,7 +17,7 @@ help:  ## List the targets
 quickstart: $(VENV)/.quickstart  ## Install, then run pipelines/quickstart from data to a promoted model
 	$(BIN)/platformctl submit $(PIPELINE)
 
-test: $(VENV)/.dev chromium check  ## Install, then run every check and every test
+test: $(VENV)/.dev system-packages check  ## Install, then run every check and every test
 	$(BIN)/pytest
 
 check: lint types imports  ## Lint, types, layers
@@ -53,10 +53,14 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(call apt,python3-venv); $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# The report's page is looked at in a real browser; without root its test skips and says so.
-.PHONY: chromium
-chromium:
-	@command -v chromium >/dev/null || { $(call apt,chromium); } || echo "note: chromium could not be installed"
+# A browser that looks at the report's page, what a Kubernetes of our own runs on, and what builds
+# images. Without root, or without Go, the tests that need them skip and say so at the end.
+SYSTEM_PACKAGES := chromium containerd runc containernetworking-plugins iptables conntrack \
+	busybox-static iproute2 buildah debootstrap
+.PHONY: system-packages
+system-packages:
+	@dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { $(call apt,$(SYSTEM_PACKAGES)); } \
+		|| echo "note: these could not be installed: $(SYSTEM_PACKAGES)"
 
 define apt
 $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $(1) >/dev/null
