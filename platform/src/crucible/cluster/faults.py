@@ -28,8 +28,11 @@ _DENIED = re.compile(
     r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)"'
     r' in API group "(?P<group>[^"]*)"(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
+_ADMISSION = re.compile(r"is forbidden: |denied the request")
 _UNTRUSTED = re.compile(r"CERTIFICATE|PEM|KEY_VALUES|UNKNOWN_CA|WRONG_VERSION|NO_START_LINE", re.I)
 """In messages of TLS that no second try mends."""
+_NOBODY = "system:anonymous"
+"""Who we are to a server that got no credentials."""
 _MAX_SAID_CHARS = 1000
 
 
@@ -123,6 +126,8 @@ def _of_answer(status: int, body: Any, headers: dict[str, str], request: Request
     head = f"{request.action}: "
     if status == 401:
         return Fault(_expired(request), is_expired=True, surely_not_done=True)
+    if status == 403 and f'"{_NOBODY}"' in said:
+        return Fault(_expired(request), is_expired=True, surely_not_done=True)
     if status == 403:
         return Fault(_refused(document, said, request))
     if status == 404:
@@ -161,7 +166,7 @@ def _refused(document: dict[str, Any], said: str, request: Request) -> CrucibleE
     """The right that is missing; what quota and admission forbid is no matter of rights."""
     denied = _DENIED.search(said)
     if denied is None:
-        if "cannot " in said or not document:
+        if "cannot " in said or not _ADMISSION.search(said):
             return ClusterRefused(
                 f"{request.action}: 403: {said}. Ask an administrator of {request.server} for the "
                 "right to do this."
