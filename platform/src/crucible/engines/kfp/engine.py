@@ -29,6 +29,8 @@ from crucible.engines.kfp.session import Session
 from crucible.engines.kfp.submission import Submission, begin_run, submit
 from crucible.engines.local.imports import bring
 from crucible.engines.local.launch import new_run_id
+from crucible.engines.local.run_dir import RunDir
+from crucible.engines.pages import write_last_page
 from crucible.engines.state import RunState, RunStatus
 from crucible.errors import ArtifactError, CrucibleError, RunNotFound, UserError
 from crucible.journal import Journal
@@ -36,6 +38,7 @@ from crucible.plan.model import Import, MetricRef, Plan
 from crucible.plan.serialise import plan_from_json
 from crucible.sdk.pod.request import Metric
 from crucible.sdk.pod.sources import read_metrics
+from crucible.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +256,19 @@ class KfpEngine:
                 follower.journal.events(),
                 session.placement,
             )
+        if state.status.is_final:
+            self._show_report(follower, state)
         return state
+
+    def _show_report(self, follower: RunFollower, state: RunState) -> None:
+        """Copy the last report to this machine, where a person opens it."""
+        run_dir = RunDir(Settings.load().runs_dir / state.run_id)
+        try:
+            page = write_last_page(run_dir, follower.plan, state, self._session.store)
+        except (CrucibleError, OSError) as error:
+            state.warnings.append(f"the report is not on this machine: {error}")
+        else:
+            state.report = None if page is None else str(page)
 
     def _start(self, journal: Journal, plan: Plan, options: Options, *, generation: int) -> None:
         context = self._session.context

@@ -28,14 +28,15 @@ from crucible.engines.local.closing import Closing
 from crucible.engines.local.importing import Importing
 from crucible.engines.local.leasing import Leasing
 from crucible.engines.local.machine import Machine
-from crucible.engines.local.pages import write_pages
 from crucible.engines.local.pool import ProcessPool, ServerLost
 from crucible.engines.local.relaying import Relaying
 from crucible.engines.local.run import Run
 from crucible.engines.local.run_dir import LAST_WORDS, RunDir, write_owner
 from crucible.engines.local.step_server import fork_step_server
 from crucible.engines.local.steps import Steps
+from crucible.engines.pages import write_pages
 from crucible.engines.state import RunStatus
+from crucible.errors import CrucibleError
 from crucible.sdk import kernel, runner
 from crucible.settings import Settings
 
@@ -118,10 +119,18 @@ class Supervisor:
         elif self._stopped is not None:
             status, message = self._stopped, "the engine was told to end; resume continues the run"
         if status is not RunStatus.INTERRUPTED:  # the machine may be going down
-            write_pages(self._run)
+            self._write_pages()
         if status is RunStatus.SUCCEEDED:
             self._leasing.release()
         self._run.record("run.ended", status=status, message=message)
+
+    def _write_pages(self) -> None:
+        run = self._run
+        try:
+            for warning in write_pages(run.run_dir, run.plan, run.history.state, run.store):
+                run.warn(warning)
+        except CrucibleError as error:  # the store cannot be opened
+            run.warn(f"no report is in the run's folder: {error}")
 
     def _must_end_at_once(self) -> bool:
         signalled = self._num_signals > self._num_signals_seen
