@@ -59,8 +59,8 @@ def load_compiled(path: Path, arguments: Mapping[str, str]) -> CompiledPipeline:
     values, wrong = _arguments(declared, arguments)
     problems += wrong
     if problems:
-        lines = "\n".join(f"- {problem}" for problem in problems)
-        raise UserError(f"{path}: {len(problems)} problems.\n{lines}", problems)
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise UserError(f"{path}: {count}.", problems)
     return CompiledPipeline(str(pipeline["pipelineInfo"]["name"]), pipeline, platform, values)
 
 

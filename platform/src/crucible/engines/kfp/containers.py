@@ -71,11 +71,8 @@ class Containers:
                 )
             )
         if self.problems:
-            lines = "\n".join(f"- {problem}" for problem in self.problems)
-            raise UserError(
-                f"the pipeline cannot run in context {self.context.metadata.name}:\n{lines}",
-                self.problems,
-            )
+            name = self.context.metadata.name
+            raise UserError(f"the pipeline cannot run in context {name}.", self.problems)
 
     def _environment(self, unit: Unit, step: PlanStep) -> dict[str, str]:
         retry = step.retry

@@ -7,6 +7,7 @@ both speak the journal counts for a step and KFP for the run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from crucible.engines.events import Event
@@ -41,6 +42,8 @@ LOST = Failure(
     "its last checkpoint.",
     EXIT_FAILED,
 )
+_OF_ARGO = re.compile(r"(.*-driver|root|executor|iteration.*)(\(.*\))?\Z")
+"""Nodes that a pipeline's author never wrote."""
 _TASK_STATUS = {
     "RUNNING": StepStatus.RUNNING,
     "SUCCEEDED": StepStatus.SUCCEEDED,
@@ -143,8 +146,9 @@ def foreign_state(kfp: KfpRun) -> RunState:
     state = RunState(kfp.name, str(kfp.pipeline_spec.get("pipelineInfo", {}).get("name", "")), "")
     state.run_id, state.status = kfp.id, _status(kfp)
     state.started_at, state.ended_at = kfp.created_at, kfp.ended_at
+    workflow = re.compile(rf"{re.escape(state.pipeline)}-[a-z0-9]{{5}}\Z")
     for task in kfp.tasks:
-        if task.name.endswith("-driver") or task.name in ("root", "root-driver", kfp.name):
+        if _OF_ARGO.match(task.name) or workflow.match(task.name):
             continue
         status = _TASK_STATUS.get(task.state, StepStatus.PENDING)
         state.steps[task.name] = StepState(
