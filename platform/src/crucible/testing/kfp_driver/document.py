@@ -81,10 +81,7 @@ def read_pipeline(text: str) -> Pipeline:
         executors={label: _container(label, spec) for label, spec in executors.items()},
         kubernetes=kubernetes,
     )
-    for component in (read.root, *read.components.values()):
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            read.component(task)
-        _check_order(component)
+    _check_components(read)
     _check_containers(read)
     return read
 
@@ -128,6 +125,19 @@ def _check_form(pipeline: Json, kubernetes: Mapping[str, Json]) -> None:
             json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
     except json_format.ParseError as error:
         raise RefusedPipeline(f"pipeline spec is invalid: {error}") from error
+
+
+def _check_components(pipeline: Pipeline) -> None:
+    looped: set[str] = set()
+    for component in (pipeline.root, *pipeline.components.values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            pipeline.component(task)
+            if "parameterIterator" in task:
+                name = task["componentRef"]["name"]
+                if name in looped:
+                    raise RefusedPipeline(f'template name="{name}-iteration": already exists')
+                looped.add(name)
+        _check_order(component)
 
 
 def _check_order(component: Json) -> None:

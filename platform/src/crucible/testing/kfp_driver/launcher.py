@@ -126,13 +126,13 @@ def main(argv: Sequence[str]) -> int:
         _run(_filled(command, _with_defaults(request, component)), request)
         output = _executor_output(request)
         result["parameters"] = _output_parameters(request, output, component)
-        result["artifacts"] = _upload(bucket, request, output, options)
+        result["artifacts"] = _upload(bucket, _artifacts(request, "outputs"), output, options)
         result["state"] = "COMPLETE"
     except TaskFailed as failure:
         result["error"] = str(failure)
         print(f"failed to execute component: {failure}", file=sys.stderr)  # noqa: T201
-        logs = {name: a for name, a in _artifacts(request, "outputs").items() if name == LOGS}
-        result["artifacts"] = _upload(bucket, {"outputs": {"artifacts": logs}}, {}, options)
+        logs = {LOGS: _artifacts(request, "outputs").get(LOGS, [])}
+        result["artifacts"] = _upload(bucket, logs, {}, options)
     _send_json(bucket, result, options.result)
     return 0 if result["state"] == "COMPLETE" else 1
 
@@ -308,11 +308,16 @@ def _parsed(text: str, kind: str) -> Any:
     return json.loads(text)
 
 
-def _upload(bucket: Bucket, request: Json, output: Json, options: argparse.Namespace) -> Json:
+def _upload(
+    bucket: Bucket,
+    artifacts: Mapping[str, list[Json]],
+    output: Json,
+    options: argparse.Namespace,
+) -> Json:
     """Upload what was written; what was not is registered all the same."""
     registered: Json = {}
     told = _artifacts({"outputs": output}, "outputs")
-    for name, entries in _artifacts(request, "outputs").items():
+    for name, entries in artifacts.items():
         for artifact in entries:
             if name != LOGS and told.get(name):
                 _merge(artifact, told[name][0])
