@@ -22,7 +22,7 @@ from crucible.engines.kfp.diagnosis import diagnose, witnesses_of
 from crucible.engines.kfp.document import compiled
 from crucible.engines.kfp.following import RunFollower
 from crucible.engines.kfp.ir import RUN_ID
-from crucible.engines.kfp.logs import step_lines, stored_lines
+from crucible.engines.kfp.logs import step_lines, task_lines
 from crucible.engines.kfp.resuming import remainder
 from crucible.engines.kfp.runstate import foreign_state
 from crucible.engines.kfp.session import Session
@@ -173,8 +173,8 @@ class KfpEngine:
         """Lines of the newest attempt's log, without line ends."""
         found = self._find(run_id)
         if isinstance(found, KfpRun):
-            return stored_lines(self._session.api, found, step_id)
-        return step_lines(found, step_id, follow=follow)
+            return task_lines(self._session, found.id, step_id, follow=follow)
+        return step_lines(self._session, found, step_id, follow=follow)
 
     def explain(self, run_id: str) -> Explanation:
         """Why the run is where it is."""
