@@ -202,4 +202,3 @@ def test_a_silent_log_costs_few_requests(api, connection, pod, monkeypatch) -> N
     threading.Timer(2.0, finish, (api, pod)).start()
     assert texts(connection, follow=True) == ["one"]
     assert len(api.requests) <= 14
-

@@ -38,12 +38,19 @@ def told(watching: Watch, count: int, seconds: float = 20.0) -> list[tuple[str, 
     return changes
 
 
+def sync(watching: Watch) -> None:
+    """Wait until an empty collection has been listed."""
+    deadline = time.monotonic() + 10.0
+    while not watching.is_synced:
+        assert watching.get(timeout_seconds=0.05) is None
+        assert time.monotonic() < deadline
+
+
 def test_first_what_is_there_then_every_change(api, connection) -> None:
     api.put(PODS, named("a"))
     with watch(connection) as watching:
         assert [c[:2] for c in told(watching, 1)] == [("added", "a")]
-        assert watching.get(timeout_seconds=0.2) is None
-        assert watching.is_synced
+        sync(watching)
         api.put(PODS, named("b"))
         api.put(PODS, named("a", turn=1))
         api.remove(PODS, "a")
@@ -54,8 +61,7 @@ def test_first_what_is_there_then_every_change(api, connection) -> None:
 
 def test_an_empty_collection_is_synced(api, connection) -> None:
     with watch(connection) as watching:
-        assert watching.get(timeout_seconds=0.5) is None
-        assert watching.is_synced
+        sync(watching)
 
 
 def test_it_can_be_iterated(api, connection) -> None:
@@ -120,7 +126,7 @@ def test_no_change_is_lost_or_told_twice(api, connection, seed) -> None:
 def test_nothing_is_missed_while_history_is_kept(api, connection) -> None:
     """Without forgetting, resets alone cost no change: every version is told."""
     with watch(connection) as watching:
-        assert watching.get(timeout_seconds=0.2) is None
+        sync(watching)
         versions = []
         for turn in range(60):
             versions.append(api.put(PODS, named("a", turn))["metadata"]["resourceVersion"])
@@ -153,13 +159,14 @@ def test_after_a_forgotten_version_only_differences_are_told(api, connection, by
 
 def test_a_quiet_watch_makes_two_requests(api, connection) -> None:
     with watch(connection) as watching:
+        sync(watching)
         assert watching.get(timeout_seconds=2.0) is None
     assert [request.is_watch for request in api.requests] == [False, True]
 
 
 def test_many_changes_cost_no_further_requests(api, connection) -> None:
     with watch(connection) as watching:
-        assert watching.get(timeout_seconds=0.3) is None
+        sync(watching)
         for turn in range(500):
             api.put(PODS, named("a", turn))
         assert len(told(watching, 500)) == 500
@@ -169,6 +176,7 @@ def test_many_changes_cost_no_further_requests(api, connection) -> None:
 def test_a_silent_connection_is_replaced(api, connection) -> None:
     pace = WatchPace(idle_seconds=0.3, backoff=BRISK.backoff)
     with watch(connection, pace=pace) as watching:
+        sync(watching)
         assert watching.get(timeout_seconds=2.0) is None
         assert 3 <= len(api.requests) <= 8
         api.put(PODS, named("a"))
@@ -192,7 +200,7 @@ def test_a_server_that_forgets_everything_is_not_stormed(api, connection) -> Non
 
 def test_a_server_that_is_away_for_a_while(api, connection) -> None:
     with watch(connection) as watching:
-        assert watching.get(timeout_seconds=0.3) is None
+        sync(watching)
         api.faults.append(Fault("", kind="lose-request", times=1_000_000))
         api.break_watches()
         api.put(PODS, named("a"))
@@ -204,7 +212,7 @@ def test_a_server_that_is_away_for_a_while(api, connection) -> None:
 def test_a_server_that_stays_away_ends_it(api, connection) -> None:
     hasty = connection.with_patience(Patience(0.5, 1.0, 1.0, Backoff(first_seconds=0.1)))
     with watch(hasty) as watching:
-        assert watching.get(timeout_seconds=0.3) is None
+        sync(watching)
         api.faults.append(Fault("", times=1_000_000))
         api.break_watches()
         with pytest.raises(ClusterUnavailable):
@@ -235,7 +243,7 @@ def test_selectors_are_sent(api, connection) -> None:
 def test_closing_ends_thread_and_request_at_once(api, connection) -> None:
     watching = watch(connection)
     with watching:
-        assert watching.get(timeout_seconds=0.3) is None
+        sync(watching)
         closer = threading.Timer(0.3, watching.close)
         closer.start()
         started = time.monotonic()

@@ -105,7 +105,9 @@ def trainer_features(connection: Connection) -> TrainerFeatures | None:
     if schema is None:
         return None
     return TrainerFeatures(
-        patch_field=next((name for name in _PATCH_FIELDS if field(schema, "spec", name)), None),
+        patch_field=next(
+            (name for name in _PATCH_FIELDS if field(schema, "spec", name) is not None), None
+        ),
         has_progress=field(schema, "status", "trainerStatus", "progressPercentage") is not None,
         has_deadline=field(schema, "spec", "activeDeadlineSeconds") is not None,
     )
