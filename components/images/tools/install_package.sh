@@ -9,7 +9,10 @@ cd "$source"
 python3 -m venv --without-pip /opt/crucible
 ls -A /opt/crucible/bin >/tmp/before
 "$tools/bin/uv" pip install --quiet --python /opt/crucible/bin/python3 --no-deps --no-cache \
-    --offline /tmp/wheel/*.whl
+    --no-index --find-links /tmp/wheel crucible-platform
+# When the wheel was made is the one thing that differs from build to build.
+find /opt/crucible/lib -name uv_cache.json -delete
+find /opt/crucible/lib -name RECORD -exec sed -i '/uv_cache\.json/d' {} +
 compile_bytecode /opt/crucible/lib
 mkdir -p "$target/bin"
 cp -a /opt/crucible/lib "$target/lib"

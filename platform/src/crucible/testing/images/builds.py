@@ -1,8 +1,8 @@
 """`built_image`: a set's image as an archive, in a cache named by all that it is built from.
 
 Images are kept in a container storage of our own below the cache folder, so that nothing is mixed
-with the user's images and layers with torch outlive a change of our code. What no image names any
-more is removed after each build, and of each set the two archives used last are kept.
+with the user's images and layers with torch outlive a change of our code. Of each set the last image
+is kept; those before it go, with what no other image shares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from crucible.testing.images.machine import BASE_IMAGE_VARIABLE, check_machine
 
 logger = logging.getLogger(__name__)
 
-_NUM_KEPT = 2
 _ARCHIVE, _INFO = "image.tar", "image.json"
 _FORM = 1
 """Raised when archives are made in another way from the same files."""
@@ -94,7 +93,6 @@ def built_image(set_name: str, *, checkout: Checkout | None = None) -> ImageArch
         folder = cache_dir() / set_name / hashlib.sha256(recipe.encode()).hexdigest()[:32]
         if not (folder / _INFO).exists():
             _build(set_name, source, folder)
-        os.utime(folder)
     info = json.loads((folder / _INFO).read_text())
     return ImageArchive(
         set_name,
@@ -109,29 +107,29 @@ def _build(set_name: str, source: Checkout, folder: Path) -> None:
     started_at = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    builder = _builder()
+    builder = own_builder()
     built = build_image(
         set_name,
         source,
         builder,
         tag=folder.name,
-        base_image=os.environ.get(BASE_IMAGE_VARIABLE) or _local_base(builder),
+        base_image=os.environ.get(BASE_IMAGE_VARIABLE) or local_base(builder),
         sbom_dir=folder,
-        options=_shared_downloads(),
+        options=shared_downloads(),
     )
     reference = str(built.reference)
     target = f"oci-archive:{folder / _ARCHIVE}:{reference}"
     packing = ("--compression-format", "zstd", "--compression-level", "1")
     builder.run(f"write {folder / _ARCHIVE}", "push", "--quiet", *packing, reference, target)
-    _remove_old(set_name, builder, folder)
+    _remove_others(set_name, builder, folder)
     info = {"reference": reference, "digest": _manifest_digest(folder / _ARCHIVE)}
     (folder / f"{_INFO}.new").write_text(json.dumps(info))
     (folder / f"{_INFO}.new").replace(folder / _INFO)
     logger.info("built the image %s in %.0f s", set_name, time.monotonic() - started_at)
 
 
-def _builder() -> Builder:
-    """Without a container runtime around each step: the build runs where the tests do."""
+def own_builder() -> Builder:
+    """Builds into our own storage, without a container runtime around each step."""
     environ = {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(_temporary_dir())}
     program = find_builder("buildah").program
     return Builder("buildah", program, storage_options(), environ, quiet=True)
@@ -141,7 +139,7 @@ def _base_recipe() -> str:
     return os.environ.get(BASE_IMAGE_VARIABLE) or f"{_DEBIAN} {_BASE_CONTAINERFILE}"
 
 
-def _local_base(builder: Builder) -> str:
+def local_base(builder: Builder) -> str:
     """A small Debian with Python, made once: no registry is needed."""
     tag = hashlib.sha256(_base_recipe().encode()).hexdigest()[:16]
     name = f"localhost/crucible-test/debian-python:{tag}"
@@ -163,7 +161,7 @@ def _local_base(builder: Builder) -> str:
     return name
 
 
-def _shared_downloads() -> tuple[str, ...]:
+def shared_downloads() -> tuple[str, ...]:
     """Let the build have what uv has already downloaded for the environment of the checkout."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(os.environ.get("UV_CACHE_DIR") or Path(base) / "uv")
@@ -178,14 +176,13 @@ def _temporary_dir() -> Path:
     return folder
 
 
-def _remove_old(set_name: str, builder: Builder, current: Path) -> None:
-    folders = [path for path in (cache_dir() / set_name).iterdir() if path != current]
-    folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in folders[_NUM_KEPT - 1 :]:
-        name = f"localhost/crucible/{set_name}:{folder.name}"
-        if builder.has(name):
-            builder.run(f"remove {name}", "rmi", name)
-        shutil.rmtree(folder)
+def _remove_others(set_name: str, builder: Builder, current: Path) -> None:
+    for folder in (cache_dir() / set_name).iterdir():
+        if folder != current:
+            name = f"localhost/crucible/{set_name}:{folder.name}"
+            if builder.has(name):
+                builder.run(f"remove {name}", "rmi", name)
+            shutil.rmtree(folder)
     builder.run("remove what no image names", "rmi", "--prune")
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from crucible.testing.images.builds import ImageArchive, cache_dir
@@ -64,18 +65,26 @@ def _link(template: Path, root: Path) -> None:
 
 
 def _import(images: Sequence[ImageArchive], template: Path) -> None:
+    """Begins with the last template, since most layers outlive a change of our code."""
     draft = template.with_name(f"{template.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
-    with _containerd(draft) as ctr:
+    draft.mkdir()
+    for last in _templates(template.parent)[:1]:
+        _link(last, draft)
+    wanted = {name for image in images for name in (image.reference, image.by_digest)}
+    with running_containerd(draft) as ctr:
         for image in images:
-            _run(*ctr, "images", "import", str(image.archive_path))
-            _run(*ctr, "images", "tag", image.reference, image.by_digest)
+            ctr("images", "import", str(image.archive_path))
+            ctr("images", "tag", "--force", image.reference, image.by_digest)
+        unwanted = set(ctr("images", "ls", "--quiet").split()) - wanted
+        if unwanted:
+            ctr("images", "rm", "--sync", *sorted(unwanted))
     draft.rename(template)
 
 
 @contextlib.contextmanager
-def _containerd(root: Path) -> Iterator[tuple[str, ...]]:
-    """A containerd without a kubelet's side; yields the beginning of a ``ctr`` command."""
+def running_containerd(root: Path) -> Iterator[Callable[..., str]]:
+    """A containerd without a kubelet's side; yields ``ctr``, which returns what it prints."""
     with tempfile.TemporaryDirectory(prefix="crucible-containerd-") as folder:
         socket, config, log = (Path(folder) / name for name in ("socket", "config.toml", "log"))
         config.write_text(
@@ -84,40 +93,49 @@ def _containerd(root: Path) -> Iterator[tuple[str, ...]]:
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f"[grpc]\naddress = {json.dumps(str(socket))}\n"
         )
+        ctr = functools.partial(_run, "ctr", "--address", str(socket), "--namespace", _NAMESPACE)
+        command = ["containerd", "--config", str(config)]
         with (
             log.open("wb") as output,
-            subprocess.Popen(
-                ["containerd", "--config", str(config)], stdout=output, stderr=output
-            ) as process,
+            subprocess.Popen(command, stdout=output, stderr=output) as process,
         ):
-            ctr = ("ctr", "--address", str(socket), "--namespace", _NAMESPACE)
             try:
-                _wait((*ctr, "version"), log)
+                _wait(ctr, log)
                 yield ctr
             finally:
                 process.terminate()
 
 
-def _wait(probe: Sequence[str], log: Path) -> None:
+def _wait(ctr: Callable[..., str], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while subprocess.run(probe, capture_output=True).returncode != 0:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"containerd did not start:\n{log.read_text()[-2000:]}")
-        time.sleep(0.1)
+    while True:
+        try:
+            ctr("version")
+            return
+        except RuntimeError as error:
+            if time.monotonic() > deadline:
+                said = log.read_text()[-2000:]
+                raise RuntimeError(f"containerd did not start:\n{said}") from error
+            time.sleep(0.1)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def _version() -> str:
     return subprocess.check_output(["containerd", "--version"], text=True)
 
 
-def _remove_old(folder: Path) -> None:
+def _templates(folder: Path) -> list[Path]:
+    """Complete ones, the one used last first."""
     templates = [path for path in folder.iterdir() if path.is_dir() and path.suffix != ".new"]
-    templates.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for template in templates[_NUM_KEPT:]:
+    return sorted(templates, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _remove_old(folder: Path) -> None:
+    for template in _templates(folder)[_NUM_KEPT:]:
         shutil.rmtree(template)

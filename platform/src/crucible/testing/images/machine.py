@@ -8,7 +8,7 @@ import sys
 
 BASE_IMAGE_VARIABLE = "CRUCIBLE_TEST_BASE_IMAGE"
 """A Debian with Python 3.11 to use instead of one made here, where a registry can be reached."""
-_PACKAGES = {"buildah": "buildah", "runc": "runc", "flock": "util-linux"}
+_PACKAGES = {"buildah": "buildah", "podman": "podman", "runc": "runc"}
 
 
 class MachineUnfit(RuntimeError):
