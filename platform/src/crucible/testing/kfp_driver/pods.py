@@ -49,6 +49,8 @@ class Pod:
 
     name: str
     """Fit for Kubernetes."""
+    run_id: str
+    """KFP's."""
     task: str
     """Path of the task."""
     attempt: int
