@@ -35,8 +35,10 @@ failing = json.loads(os.environ.get("FAKE_BUILDER_FAILS", "{{}}"))
 if verb in failing:
     print("step 1 of 2")
     sys.exit(failing[verb] + "\\n")
-if verb == "from":
+if verb in ("from", "create"):
     print("working-container")
+elif verb == "cp":
+    open(arguments[-1], "w").write('{{"bomFormat": "CycloneDX"}}')
 elif verb == "run":
     print('{{"bomFormat": "CycloneDX"}}')
 elif "--format" in arguments:

@@ -110,12 +110,15 @@ class Builder:
     def read_file(self, image: str, path: str) -> str:
         """The text of a file in an image."""
         action = f"read {path} of {image}"
-        if self.name != "buildah":
-            command = ("run", "--rm", "--network", "none", "--entrypoint", "cat", image, path)
-            return self.run(action, *command, capture=True)
-        container = self.run(action, "from", "--pull-never", image, capture=True).strip()
+        make = ("from", "--pull-never") if self.name == "buildah" else ("create",)
+        container = self.run(action, *make, image, capture=True).strip()
         try:
-            return self.run(action, "run", container, "--", "cat", path, capture=True)
+            if self.name == "buildah":
+                return self.run(action, "run", container, "--", "cat", path, capture=True)
+            with tempfile.TemporaryDirectory(prefix="crucible-image-") as folder:
+                copy = Path(folder) / "file"
+                self.run(action, "cp", f"{container}:{path}", str(copy), capture=True)
+                return copy.read_text(encoding="utf-8")
         finally:
             self.run(action, "rm", container, capture=True)
 

@@ -1,8 +1,8 @@
 """`built_image`: a set's image as an archive, in a cache named by all that it is built from.
 
 Images are kept in a container storage of our own below the cache folder, so that nothing is mixed
-with the user's images and layers with torch outlive a change of our code. Of each set the last image
-is kept; those before it go, with what no other image shares.
+with the user's images and layers with torch outlive a change of our code. Of each set the last
+image is kept; those before it go, with what no other image shares.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def built_image(set_name: str, *, checkout: Checkout | None = None) -> ImageArch
         folder = cache_dir() / set_name / hashlib.sha256(recipe.encode()).hexdigest()[:32]
         if not (folder / _INFO).exists():
             _build(set_name, source, folder)
-    info = json.loads((folder / _INFO).read_text())
+        info = json.loads((folder / _INFO).read_text())
     return ImageArchive(
         set_name,
         folder / _ARCHIVE,
