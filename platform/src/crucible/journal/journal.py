@@ -126,6 +126,10 @@ class Journal:
     def is_claimed_by(self, kfp_run_id: str) -> bool:
         return self.backend.read(self._claim_key(kfp_run_id)) is not None
 
+    def has_begun(self) -> bool:
+        """True if anything was written under this id."""
+        return any(True for _ in self.backend.listing(self.prefix))
+
     def claims(self) -> list[Event]:
         """The runs of KFP that write here, oldest first."""
         keys = [item.key for item in self.backend.listing(f"{self.prefix}kfp/")]

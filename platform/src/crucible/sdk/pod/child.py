@@ -53,6 +53,7 @@ def run_child(
             env=dict(environ),
             preexec_fn=lambda: _prepare_child(parent_pid),
         )
+        assert process.stdout is not None
         pump = threading.Thread(target=_pump, args=(process.stdout, log), daemon=True)
         pump.start()
         try:
@@ -85,11 +86,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _pump(source: IO[bytes] | None, log: IO[bytes]) -> None:
-    while source is not None and (data := os.read(source.fileno(), 1 << 16)):
-        log.write(data)
-        log.flush()
-        os.write(sys.stdout.fileno(), data)
+def _pump(source: IO[bytes], log: IO[bytes]) -> None:
+    with source:
+        while data := os.read(source.fileno(), 1 << 16):
+            log.write(data)
+            log.flush()
+            os.write(sys.stdout.fileno(), data)
 
 
 def _peak_bytes() -> int:

@@ -77,6 +77,8 @@ def resolve_run_id(
     journal = Journal(store.backend, request.run_id)
     waited_seconds = 0.0
     while not journal.is_claimed_by(request.kfp_run_id):
+        if Journal(store.backend, request.kfp_run_id).has_begun():
+            return request.kfp_run_id  # an earlier pod of this copy has waited
         if waited_seconds >= CLAIM_PATIENCE_SECONDS:
             logger.warning(
                 "run %s was submitted as another run of KFP: this one is a copy and goes under %s",
