@@ -7,8 +7,9 @@ import pytest
 NOOP = "uses: 'crucible.testing.components:Noop'"
 
 VERBS = (
-    *("validate", "plan", "submit", "schema", "runs", "status", "watch", "logs", "why", "cancel"),
-    *("retry", "resume", "doctor", "completion", "models", "components", "artifacts"),
+    *("validate", "plan", "submit", "compile", "schema", "runs", "status", "watch", "logs", "why"),
+    *("cancel", "retry", "resume", "doctor", "completion", "models", "components", "artifacts"),
+    *("context", "images"),
 )
 
 
@@ -25,6 +26,7 @@ def test_help_names_every_verb(platformctl) -> None:
         ("models", ("list", "show", "promote", "rollback", "pull")),
         ("components", ("list", "show")),
         ("artifacts", ("show", "gc")),
+        ("context", ("list", "current", "show", "use", "add", "remove")),
     ],
 )
 def test_groups_have_their_verbs(platformctl, group, verbs) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from crucible.cluster import Patience
 from crucible.cluster.connection import CREATION
+from crucible.cluster.wire import read_json, send
 from crucible.errors import (
     ClusterError,
     ClusterRefused,
@@ -192,9 +193,11 @@ def test_refusals_are_typed_and_keep_the_servers_words(
 
 
 def test_an_answer_that_is_no_json_is_a_broken_one(api, connection) -> None:
-    api.documents["/version"] = ["a", "list"]  # type: ignore[assignment]
-    with pytest.raises(ClusterUnavailable, match="no JSON object"):
-        connection.with_patience(Patience(0.3, 1.0, 1.0)).get("ask for the version", "/version")
+    hasty = connection.with_patience(Patience(0.3, 1.0, 1.0))
+    for text, said in (('["a"]', "no JSON object"), ("<html>", "no JSON")):
+        api.documents["/version"] = text
+        with pytest.raises(ClusterUnavailable, match=said):
+            hasty.get("ask for the version", "/version")
 
 
 def test_refused_credentials_are_read_anew_once(api, connect_to, tmp_path) -> None:
@@ -263,10 +266,7 @@ def test_what_must_not_happen_twice_is_sent_again_only_if_it_cannot_have_happene
     api, connection
 ) -> None:
     def post(client) -> None:
-        client.call_api(
-            PODS, "POST", body=named("a"), auth_settings=["BearerToken"], _preload_content=False,
-            _return_http_data_only=True, _request_timeout=(1, 1),
-        )  # fmt: skip
+        read_json(send(client, "POST", PODS, body=named("a"), timeouts=(1.0, 1.0)))
 
     api.faults.append(Fault(method="POST", status=429))
     connection.call("create a", post, repeat=False)

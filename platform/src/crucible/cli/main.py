@@ -23,6 +23,9 @@ from crucible.cli import (
     runs,
 )
 
+COMPLETION_VARIABLE = "_PLATFORMCTL_COMPLETE"
+"""Set by the scripts of `platformctl completion` when a word is to be completed."""
+
 app = typer.Typer(
     name="platformctl",
     help="From one pipeline.yaml to a trained, merged, evaluated and promoted model.",
@@ -70,6 +73,10 @@ def main() -> None:
     """Run the command line; exits 0 done, 1 failed, 2 user error, 75 temporary, 130 interrupted."""
     from crucible.errors import CrucibleError
 
+    if COMPLETION_VARIABLE in os.environ:
+        from typer._completion_classes import completion_init  # else only with add_completion
+
+        completion_init()
     try:
         app(prog_name="platformctl")
     except BrokenPipeError:  # the reader of our output went away, e.g. `platformctl logs | head`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -14,6 +15,7 @@ from crucible.errors import ClusterError, ClusterRefused, ClusterUnavailable, Ob
 from crucible.specs.context import UrlAccessSpec
 
 _TIMEOUT_SECONDS = 10.0
+_RETRIES = 2
 _CONTROLLER = "workflow-controller"
 _CONFIG = "workflow-controller-configmap"
 _REQUEUE = "DEFAULT_REQUEUE_TIME"
@@ -40,12 +42,15 @@ def argo(site: Site) -> Iterator[Finding]:
 def store(site: Site) -> Iterator[Finding]:
     """The store takes, gives and removes an object."""
     from crucible.artifacts.s3_backend import S3Backend
+    from crucible.artifacts.s3_client import Patience
     from crucible.artifacts.store import Store
 
     uri = urlsplit(site.context.store.uri)
     with store_environ(site.context, site.connection, site.environ) as found:
         environ = {**site.environ, **found}
-        backend = S3Backend.connect(uri.netloc, uri.path.strip("/"), environ=environ)
+        hurried = Patience(retries=_RETRIES, connect_seconds=3.0, read_seconds=_TIMEOUT_SECONDS)
+        prefix = uri.path.strip("/")
+        backend = S3Backend.connect(uri.netloc, prefix, environ=environ, patience=hurried)
         Store(backend).check()
     yield Finding("store", True, site.context.store.uri)
 
@@ -59,6 +64,9 @@ def mlflow(site: Site) -> Iterator[Finding]:
         token = found.get("MLFLOW_TRACKING_TOKEN") or site.environ.get("MLFLOW_TRACKING_TOKEN")
         access = ServiceAccess(found["MLFLOW_TRACKING_URI"].rstrip("/"), lambda: token)
         version = _get(access, "/version").strip()
+    if re.match(r"\d+\.\d+", version) is None:
+        page = f"{_without_user(access.host)}/version"
+        raise ClusterError(f"{page}: answers no version, perhaps a login page. Check the address.")
     yield Finding("mlflow", True, f"{version} at {_without_user(site.context.mlflow.uri)}")
 
 
@@ -156,7 +164,12 @@ def _get(access: ServiceAccess, path: str) -> str:
     try:
         with pool:
             answer = pool.request(
-                "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, retries=2, redirect=False
+                "GET",
+                url,
+                headers=headers,
+                timeout=_TIMEOUT_SECONDS,
+                retries=_RETRIES,
+                redirect=False,
             )
     except urllib3.exceptions.HTTPError as error:
         raise ClusterUnavailable(f"{page} does not answer: {error}.") from error

@@ -108,8 +108,8 @@ class KubeApi:
     url: str = ""
     token: str | None = None
     """The only bearer token that is let in; None lets everybody in."""
-    documents: dict[str, Json] = field(default_factory=dict)
-    """Answers by path, e.g. ``/version``."""
+    documents: dict[str, Json | str] = field(default_factory=dict)
+    """Answers by path, e.g. ``/version``: JSON, or text as it is."""
     denied: list[str] = field(default_factory=list)
     """Regular expressions of ``verb kind`` that nobody may, e.g. ``list v1/nodes``."""
     may: Callable[[Json], bool] = lambda attributes: True
@@ -230,6 +230,13 @@ class KubeApi:
         self.changed.notify_all()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are gone are no news in a test."""
+
+
 @contextlib.contextmanager
 def kube_api(certificate: tuple[Path, Path] | None = None, **fields: Any) -> Iterator[KubeApi]:
     """Serve on a free port of 127.0.0.1 until the block ends.
@@ -241,8 +248,7 @@ def kube_api(certificate: tuple[Path, Path] | None = None, **fields: Any) -> Ite
     from crucible.testing.kube_api_handler import handler_of
 
     api = KubeApi(**fields)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(api))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler_of(api))
     scheme = "http"
     if certificate is not None:
         import ssl

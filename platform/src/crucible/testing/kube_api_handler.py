@@ -202,8 +202,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _status(self, status: int, message: str, reason: str = "") -> None:
         self._json(status, _status(status, message, reason))
 
-    def _json(self, status: int, document: Json, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(document).encode()
+    def _json(
+        self, status: int, document: Json | str, headers: dict[str, str] | None = None
+    ) -> None:
+        text = document if isinstance(document, str) else json.dumps(document)
+        data = text.encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
