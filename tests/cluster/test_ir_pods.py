@@ -11,6 +11,8 @@ import base64
 import contextlib
 import json
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -228,6 +230,38 @@ def test_small_pipelines_run_as_pods(
         assert digests(state) == digests(theirs)
         page = installation.last.task("probe").outputs["report.html"]
         assert installation.kfp.objects.read(page.uri) == b"<p>fine</p>"
+
+
+@pytest.mark.parametrize("part", ["kube-apiserver", "kubelet"])
+def test_a_run_outlives_a_part_of_the_cluster(
+    install: Install, give_image: Callable[[str], str], machine: OwnCluster, part: str
+) -> None:
+    """Killed in the middle of a step and away for some seconds; the state is right in the end."""
+    base = give_image("base")
+    counting = {"until": 20, "checkpoint_every": 2, "pause_seconds": 0.5}
+    count = make_step("count", "Count", config=counting, image=base)
+    after = make_step("after", "Noop", {"dataset": StepOutput("count", "dataset")}, image=base)
+    with install({"base": base}) as installation:
+        backend = installation.engine.store.backend
+
+        def kill_and_restart() -> None:
+            deadline = time.monotonic() + 120.0
+            while not any(backend.listing(CHECKPOINTS)) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            machine.kill(part)
+            time.sleep(3.0)
+            machine.restart(part)
+
+        breaking = threading.Thread(target=kill_and_restart)
+        breaking.start()
+        try:
+            state = installation.submit(make_plan(count, after))
+        finally:
+            breaking.join()
+        assert state.status is RunStatus.SUCCEEDED, installation.last.errors
+        assert statuses(state) == {"count": "succeeded", "after": "succeeded"}
+        assert state.steps["count"].attempt == 1
+        assert installation.engine.state(state.run_id).status is RunStatus.SUCCEEDED
 
 
 @pytest.mark.slow
