@@ -76,6 +76,11 @@ def test_what_seldom_changes_stands_below_what_often_does() -> None:
     assert places == sorted(places)
 
 
+def test_only_serve_asks_for_debians_packages() -> None:
+    found = (CHECKOUT.root / "components/images").glob("*/packages.txt")
+    assert [path.parent.name for path in found] == ["serve"]
+
+
 def test_every_step_of_the_build_has_the_cache_and_the_way_to_the_index() -> None:
     for arguments in (arguments for keyword, arguments in instructions() if keyword == "RUN"):
         for mount in ("type=cache,id=crucible-build", "id=ca", "id=index", "id=netrc"):
