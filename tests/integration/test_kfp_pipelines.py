@@ -377,6 +377,26 @@ def test_a_deleted_pod_is_lost_until_the_run_is_resumed(installation: Installati
     assert statuses(state) == {"count": "succeeded"}
 
 
+def test_a_cancelled_run_ends_its_pods_and_can_be_resumed(installation: Installation) -> None:
+    config = {"until": 60, "checkpoint_every": 5, "pause_seconds": 0.1}
+    plan = imaged(make_plan(
+        make_step("count", "Count", config=config),
+        make_step("behind", "Noop", {"dataset": StepOutput("count", "dataset")}),
+    ))  # fmt: skip
+    run_id = installation.engine.submit(plan)
+    for state in installation.engine.watch(run_id):
+        if any(installation.store.backend.listing(CHECKPOINTS)):
+            break
+        assert not state.status.is_final
+    assert installation.engine.cancel(run_id).status is RunStatus.CANCELLED
+    installation.kfp.join()
+    assert phases(installation.last, "count") == ["failed"]
+    state = installation.engine.state(run_id)
+    assert statuses(state) == {"count": "cancelled", "behind": "cancelled"}
+    state = installation.end(installation.engine.resume(run_id))
+    assert statuses(state) == {"count": "succeeded", "behind": "succeeded"}
+
+
 def test_no_step_needs_an_artifact_of_kfp(installation: Installation, locally: Any) -> None:
     """The references come from the journal: a file that KFP lost is missed by nobody."""
     plan = imaged(make_plan(

@@ -99,7 +99,7 @@ def run_pipeline(
     parameters: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     faults: Iterable[Fault] = (),
-    claim: Callable[[str], None] = lambda run_id: None,
+    terminated: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Run ``pipeline`` to its end.
 
@@ -111,15 +111,14 @@ def run_pipeline(
         parameters: of the pipeline.
         run_id: KFP's id of the run; a new one if None.
         faults: what goes wrong.
-        claim: called with KFP's id of the run before its first pod.
+        terminated: True once somebody has ended the run.
 
     Raises:
         RefusedPipeline: KFP would refuse the submission.
     """
     values = pipeline.parameters(parameters or {})
     run_id = run_id or str(uuid.uuid4())
-    claim(run_id)
-    driver = _Driver(pipeline, runner, objects, settings, tuple(faults))
+    driver = _Driver(pipeline, runner, objects, settings, tuple(faults), terminated)
     return asyncio.run(driver.run(run_id, values))
 
 
@@ -133,12 +132,14 @@ class _Driver:
         objects: Objects,
         settings: Settings,
         faults: tuple[Fault, ...],
+        terminated: Callable[[], bool],
     ) -> None:
         self._pipeline = pipeline
         self._runner = runner
         self._objects = objects
         self._settings = settings
         self._faults = faults
+        self._terminated = terminated
         self._ids = Ids()
         self._pods = ThreadPoolExecutor(settings.max_pods, "pod")
 
@@ -170,11 +171,12 @@ class _Driver:
             for other in needed:
                 await ended[other].wait()
             child = level.children[name]
-            if all(level.children[other].state is State.SUCCEEDED for other in needed):
+            fed = all(level.children[other].state is State.SUCCEEDED for other in needed)
+            if fed and not self._terminated():
                 await self._task(name, tasks[name], child)
             else:
                 child.state = State.OMITTED
-            if name in exits and child.has_ended:
+            if name in exits and child.has_ended and not self._terminated():
                 hook = exits[name]
                 await self._task(hook, tasks[hook], level.children[hook])
             ended[name].set()
@@ -183,7 +185,7 @@ class _Driver:
             for name in ended:
                 group.create_task(run_one(name))
         failed = any(level.children[name].state is State.FAILED for name in ended)
-        level.state = State.FAILED if failed else State.SUCCEEDED
+        level.state = State.FAILED if failed or self._terminated() else State.SUCCEEDED
 
     async def _task(self, name: str, task: Json, child: Execution) -> None:
         try:
@@ -250,7 +252,7 @@ class _Driver:
         while True:
             pod = self._pod(child, request, container, kubernetes, retried=retries is not None)
             phase = await self._attempt(child, pod, request)
-            if phase == "succeeded" or retries is None:
+            if phase == "succeeded" or retries is None or self._terminated():
                 break
             since_first = time.monotonic() - first
             wait = retries.wait_seconds(len(child.attempts), phase, since_first)
@@ -285,6 +287,7 @@ class _Driver:
             resources=container.get("resources", {}),
             kubernetes=kubernetes,
             faults=faults,
+            terminated=self._terminated,
         )
 
     async def _attempt(self, child: Execution, pod: Pod, request: Request) -> str:

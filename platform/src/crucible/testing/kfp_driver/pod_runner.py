@@ -17,7 +17,7 @@ from crucible.cluster.pods import PodView, get_pod
 from crucible.errors import ClusterError, ObjectConflict
 from crucible.testing.kfp_driver import launcher
 from crucible.testing.kfp_driver.pod_spec import LAUNCHER, pod_manifest
-from crucible.testing.kfp_driver.pods import Fault, Pod, PodEnd
+from crucible.testing.kfp_driver.pods import TERMINATED, Fault, Pod, PodEnd
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +80,15 @@ class PodRunner:
         while True:
             view = get_pod(self.connection, self.namespace, name)
             if view is None:
-                return PodEnd("error", "pod deleted", log)
+                return TERMINATED if pod.terminated() else PodEnd("error", "pod deleted", log)
             if view.is_finished:
                 self.seconds[name] = _seconds(view)
                 log = self._log(name) or log
                 failed = view.phase == "Failed"
                 return PodEnd("failed" if failed else "succeeded", view.failure, log)
-            if view.phase == "Running":
+            if pod.terminated() and view.deleted_at is None:
+                self._delete(name)
+            elif view.phase == "Running":
                 faults = [fault for fault in faults if not self._strikes(fault, view)]
             elif time.monotonic() - begun > self.start_seconds:
                 return PodEnd("error", f"it does not start: {view.obstacle or view.phase}", log)

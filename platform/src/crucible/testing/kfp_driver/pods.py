@@ -64,6 +64,8 @@ class Pod:
     kubernetes: Json
     """The entry of the platform document."""
     faults: tuple[Fault, ...] = ()
+    terminated: Callable[[], bool] = lambda: False
+    """True once somebody has ended the run: the pod is asked to end, then."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class PodEnd:
     """``error``: it is gone and left no end of its own; Argo tells the two apart."""
     message: str = ""
     log: str = ""
+
+
+TERMINATED = PodEnd("failed", "workflow shutdown with strategy:  Terminate")
+"""Of a pod whose run was ended."""
 
 
 class Runner(Protocol):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crucible.testing.kfp_driver import launcher
-from crucible.testing.kfp_driver.pods import Fault, Pod, PodEnd
+from crucible.testing.kfp_driver.pods import TERMINATED, Fault, Pod, PodEnd
 from crucible.testing.kfp_driver.sandbox import sandboxed
 
 Json = dict[str, Any]
@@ -132,6 +132,9 @@ def _follow(process: subprocess.Popen[bytes], pod: Pod) -> PodEnd:
         if deadline is not None and time.monotonic() > deadline:
             _end(process)
             return PodEnd("failed", "Pod was active on the node longer than the specified deadline")
+        if pod.terminated():
+            _end(process)
+            return TERMINATED
         for fault in faults:
             if fault.when():
                 return _strike(process, fault)

@@ -77,6 +77,7 @@ class Service:
                 parameters=config.get("parameters"),
                 run_id=run_id,
                 faults=self.faults,
+                terminated=lambda: _was_terminated(run),
             )
         except RefusedPipeline as refused:
             self._say(run_id, "FAILED", error={"message": str(refused)})
@@ -92,6 +93,10 @@ class Service:
     def _say(self, run_id: str, state: str, **fields: Any) -> None:
         with self.server.lock:
             self.server.set_state(run_id, state, **fields)
+
+
+def _was_terminated(run: Json) -> bool:
+    return any(entry["state"] == "CANCELING" for entry in run.get("state_history", ()))
 
 
 @contextlib.contextmanager
