@@ -87,8 +87,9 @@ class Service:
             self._say(run_id, "FAILED")
             raise
         self.runs[run_id] = done
-        tasks = [task for one in done.root.tree() if one.path for task in _details(one)]
-        self._say(run_id, _STATES[done.state], run_details={"task_details": tasks})
+        workflow = f"{spec['pipeline_spec']['pipelineInfo']['name']}-{run_id[:5]}"
+        details = _details(done, workflow)
+        self._say(run_id, _STATES[done.state], run_details={"task_details": details})
 
     def _say(self, run_id: str, state: str, **fields: Any) -> None:
         with self.server.lock:
@@ -121,20 +122,47 @@ def running_kfp(runner: Runner, objects: Objects, settings: Settings) -> Iterato
             service.join()
 
 
-def _details(one: Execution) -> Iterator[Json]:
-    """What v2beta1 tells of a task and of its driver."""
-    name, _, index = one.name.partition("[")
-    shown = name if not index else f"iteration-item({index.rstrip(']')})"
-    driver = "FAILED" if one.driver_failed else "SUCCEEDED"
-    state = None if one.driver_failed else _STATES.get(one.state)
-    began = one.state is not State.OMITTED
-    for label, told in ((f"{shown}-driver", driver if began else None), (shown, state)):
-        if told is not None:
-            now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
-            yield {
-                "task_id": f"{one.path}/{label}",
-                "display_name": label,
-                "state": told,
-                "start_time": now,
-                "end_time": now,
-            }
+def _details(run: Run, name: str) -> list[Json]:
+    """What v2beta1 tells of a run's tasks: the nodes of Argo, under the names they are shown by.
+
+    A task that was omitted is told of without a state; so is what never began.
+    """
+    nodes: list[tuple[str, State | None]] = [
+        (name, run.state),
+        ("root", run.state),
+        ("root-driver", State.SUCCEEDED),
+    ]
+    for one in run.root.tree():
+        if one.path:
+            nodes += _nodes(one)
+    now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+    return [
+        {
+            "task_id": f"{name}-{number}",
+            "display_name": shown,
+            "state": _STATES.get(state) if state is not None else None,
+            "start_time": now,
+            "end_time": now,
+        }
+        for number, (shown, state) in enumerate(nodes)
+    ]
+
+
+def _nodes(one: Execution) -> Iterator[tuple[str, State | None]]:
+    """A task, its driver, and its pods."""
+    if one.iterations is not None:
+        yield one.name, one.state
+        yield "iteration-driver", State.SUCCEEDED
+        yield "iteration-iterations", one.state if one.iterations else State.SKIPPED
+        return
+    shown = one.name if one.iteration is None else "iteration-item"
+    if one.driver_failed:
+        driver = State.FAILED
+    else:
+        driver = State.OMITTED if one.state is State.OMITTED else State.SUCCEEDED
+    yield f"{shown}-driver", driver
+    yield shown, None if one.driver_failed else one.state
+    retried = len(one.attempts) > 1
+    for number, attempt in enumerate(one.attempts):
+        end = State.SUCCEEDED if attempt.phase == "succeeded" else State.FAILED
+        yield f"executor({number})" if retried else "executor", end
