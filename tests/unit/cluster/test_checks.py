@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,8 +256,7 @@ def test_a_fault_of_ours_is_a_finding_too(sound, findings) -> None:
 def test_slow_checks_run_at_the_same_time(sound, findings) -> None:
     slow = ("healthz", "mlflow", "deployments", "serviceaccounts", "nodes")
     sound.faults += [Fault(path, kind="stall", seconds=1.5) for path in slow]
-    started = time.monotonic()
     found = findings()
-    assert time.monotonic() - started < 1.5 * len(slow)
+    assert sound.most_stalled >= 3
     assert sum(fault.times for fault in sound.faults) == 0
     assert [f for f in found.values() if not f.passed] == [], "each is tried again"

@@ -126,7 +126,20 @@ class KubeApi:
     forgotten: int = 0
     epoch: int = 0
     log_epoch: int = 0
+    stalled: int = 0
+    """Requests that a fault makes wait now."""
+    most_stalled: int = 0
+    """The most of them at any one time."""
     changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def stall(self, seconds: float) -> None:
+        """Keep a request waiting, and count how many wait at once."""
+        with self.changed:
+            self.stalled += 1
+            self.most_stalled = max(self.most_stalled, self.stalled)
+        time.sleep(seconds)
+        with self.changed:
+            self.stalled -= 1
 
     def put(self, path: str, item: Json) -> Json:
         """Create or change an object; ``path`` is that of its collection."""

@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "lose-request":
             raise _Reset
         if fault.kind == "stall":
-            time.sleep(fault.seconds)
+            self.api.stall(fault.seconds)
             raise _Reset
         if fault.kind == "answer":
             document = _status(fault.status, fault.message, fault.reason, fault.details)
