@@ -171,6 +171,13 @@ def test_the_bill_of_materials_is_valid_and_complete(
     assert kinds["pkg:generic"].keys() == {"cpython"}
 
 
+def test_the_pod_that_launches_jobs_can_talk_to_a_cluster(containers: Any) -> None:
+    code = "import json, kfp, kfp.kubernetes, kubernetes; print(json.dumps(kubernetes.__version__))"
+    pins = read_lock(CHECKOUT.lock("cluster"))
+    assert containers.python("cluster", code) == pins["kubernetes"].version
+
+
+@pytest.mark.slow
 def test_equal_files_give_an_equal_image(
     image: Callable[[str], ImageArchive], tmp_path: Path
 ) -> None:
