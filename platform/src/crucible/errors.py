@@ -5,7 +5,8 @@ CrucibleError                   exit code 1: something failed
 ├── TemporaryError (OSError)    exit code 75: try again later; the only class retried
 │   ├── StoreUnavailable        the artifact store did not answer
 │   ├── TrackingUnavailable     MLflow did not answer
-│   └── ClusterUnavailable      the Kubernetes API, or what lies behind it, did not answer
+│   ├── ClusterUnavailable      the Kubernetes API, or what lies behind it, did not answer
+│   └── PeerLost                another process of a step on several nodes is gone
 ├── ArtifactError (OSError)     exit code 1: an artifact cannot be read or written
 │   ├── ArtifactNotFound        no such manifest or blob
 │   ├── ArtifactCorrupt         bytes differ from their digest
@@ -103,6 +104,10 @@ class TrackingUnavailable(TemporaryError):
 
 class ClusterUnavailable(TemporaryError):
     """The Kubernetes API, or a service behind it, did not answer."""
+
+
+class PeerLost(TemporaryError):
+    """Another process of a distributed step is gone; the cause of it is that one's."""
 
 
 class ArtifactError(CrucibleError, OSError):

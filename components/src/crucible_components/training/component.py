@@ -27,6 +27,7 @@ class TrainVlm(Component):
     image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
     preload = ("crucible_components.training.stage",)
+    distributed = True
 
     class Inputs(ComponentInputs):
         """The stage's data, and the model of the stage before.

@@ -3,21 +3,23 @@
 Pictures and tokens are ready in memory; a step gathers them, runs forward and backward, clips and
 updates. What a step does depends on the seed and its number only. Values for people (losses,
 tokens per second) leave through a `Monitor`; nothing that depends on time enters the result.
+Several ranks share each batch, see `crucible_components.training.replicas`; the state is the same
+on all of them, so a run may resume with another number.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from crucible.errors import Cancelled
+from crucible.errors import Cancelled, UserError
 from crucible_components.models.determinism import deterministic
 from crucible_components.models.fusion import FusionForConditionalGeneration, FusionProcessor
 from crucible_components.models.fusion.attention import choose_attention
@@ -34,6 +36,7 @@ from crucible_components.training.optimizer import (
     schedule_fraction,
 )
 from crucible_components.training.precision import MasterWeights, Precision, resolve_precision
+from crucible_components.training.replicas import Replicas
 
 _TAIL_FRACTION = 0.1
 """The final losses are means over this last part of the run."""
@@ -88,23 +91,38 @@ def train(
     *,
     checkpoints: Checkpoints,
     monitor: Monitor,
+    replicas: Replicas | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place and return the sums and final losses of the run.
 
+    Args:
+        model: the same on every rank.
+        processor: of the model.
+        data: the same on every rank.
+        settings: of the run.
+        checkpoints: read by every rank, written by the first.
+        monitor: told of every step.
+        replicas: the ranks that train together; None: this process alone.
+
     Raises:
-        Cancelled: SIGTERM came; the last finished step is saved.
+        UserError: there are more ranks than conversations in a batch.
+        Cancelled: SIGTERM came, to any rank; the last finished step is saved.
     """
-    masters = MasterWeights(model, resolve_precision(settings.precision, model.device))
+    replicas = replicas or Replicas()
+    if settings.batch_size < replicas.size:
+        raise UserError(
+            f"batch_size: got {settings.batch_size} for {replicas.size} ranks, which share it. "
+            f"Give at least {replicas.size}, or fewer nodes and gpus."
+        )
+    masters = MasterWeights(model, _common_precision(model, settings, replicas))
     choose_attention(model)
     optimizers = build_optimizers(
         settings.optimizer, masters.by_name, settings.rates, weight_decay=settings.weight_decay
     )
-    sums: dict[str, float] = {}
-    first_step = 0
-    if (found := checkpoints.latest()) is not None:
-        first_step, folder = found
-        sums = load_state(folder, masters, optimizers)
-    stepper = _Stepper(model, processor, data, settings, masters=masters, optimizers=optimizers)
+    first_step, sums = _restored(checkpoints, masters, optimizers, replicas)
+    stepper = _Stepper(
+        model, processor, data, settings, masters=masters, optimizers=optimizers, replicas=replicas
+    )
     saved_at = time.monotonic()
     model.train()
     with Interruption() as interruption, deterministic():
@@ -112,12 +130,14 @@ def train(
             values = stepper.run(step)
             _add_up(sums, values, step, settings.num_steps)
             monitor(step + 1, values)
-            stop = interruption.requested
-            if stop or time.monotonic() - saved_at > settings.checkpoint_seconds:
+            stop = replicas.any(interruption.requested)
+            is_due = stop or time.monotonic() - saved_at > settings.checkpoint_seconds
+            if is_due and replicas.is_main:
                 with checkpoints.save(step + 1) as folder:
                     save_state(folder, masters, optimizers, sums)
                 saved_at = time.monotonic()
             if stop:
+                replicas.wait_for_all()  # the first to end takes the others with it
                 raise Cancelled(
                     f"stopped by SIGTERM after step {step + 1} of {settings.num_steps}. "
                     "Resume the run to continue from there."
@@ -126,6 +146,29 @@ def train(
     choose_attention(model)
     model.train(False)
     return _final_metrics(sums, settings.num_steps)
+
+
+def _common_precision(
+    model: FusionForConditionalGeneration, settings: LoopSettings, replicas: Replicas
+) -> torch.dtype:
+    """One type for all: of unlike processors the plainest decides."""
+    dtype = resolve_precision(settings.precision, model.device)
+    return torch.float32 if replicas.any(dtype == torch.float32) else dtype
+
+
+def _restored(
+    checkpoints: Checkpoints, masters: MasterWeights, optimizers: Optimizers, replicas: Replicas
+) -> tuple[int, dict[str, float]]:
+    """Step to go on from and the sums up to it; the same weights on every rank."""
+    first_step, sums = 0, {}
+    if (found := checkpoints.latest()) is not None:
+        first_step, folder = found
+        sums = load_state(folder, masters, optimizers)
+    replicas.check_equal(first_step, "the step to go on from")
+    # Unlike processors draw unlike numbers for a new model.
+    replicas.copy_from_first(masters.values().values())
+    masters.publish()
+    return first_step, sums
 
 
 class _Stepper:
@@ -140,9 +183,11 @@ class _Stepper:
         *,
         masters: MasterWeights,
         optimizers: Optimizers,
+        replicas: Replicas,
     ) -> None:
         self._model, self._processor, self._data = model, processor, data
         self._settings, self._masters, self._optimizers = settings, masters, optimizers
+        self._replicas = replicas
         self._plan = BatchPlan(
             data.lengths(processor),
             batch_size=settings.batch_size,
@@ -156,37 +201,93 @@ class _Stepper:
         fraction = schedule_fraction(step, settings.num_steps, settings.warmup_ratio)
         self._optimizers.set_learning_rates(fraction)
         query_len = draw_query_len(settings.query_lens, seed=settings.seed, step=step)
-        output, num_targets = self._forward(self._plan.batch(step), query_len)
-        assert output.loss is not None
-        torch.autograd.backward(output.loss)
+        losses, num_targets = self._accumulate(self._plan.batch(step), query_len)
+        parameters = list(self._masters.by_name.values())
         self._masters.collect_gradients()
+        self._replicas.add_up_gradients(parameters)
         limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self._masters.by_name.values(), limit)
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
         self._optimizers.step()
         self._masters.publish()
         return StepValues(
-            losses=_losses(output),
+            losses=losses,
             grad_norm=norm.item(),
             learning_rate=settings.rates.base * fraction,
             num_targets=num_targets,
             seconds=time.monotonic() - started,
         )
 
-    def _forward(self, chosen: IndexArray, query_len: int) -> tuple[FusionOutput, int]:
+    def _accumulate(self, chosen: IndexArray, query_len: int) -> tuple[dict[str, float], int]:
+        """Gradients of this rank's part of the batch; losses and supervised tokens of it all.
+
+        Each term of the loss is a mean over the whole batch, so a rank's mean counts by its part of
+        what the mean is taken over. A rank without a part has no gradients and adds nothing.
+        """
+        share = self._replicas.share(chosen)
+        batch = self._collated(share, query_len) if len(share) else None
+        own = _Counts.of(batch)
+        whole = _Counts(*self._replicas.sums([own.targets, own.contexts, own.guidance]))
+        terms: dict[str, Tensor] = {}
+        if batch is not None:
+            output: FusionOutput = self._model(
+                **batch, query_len=query_len, num_items_in_batch=int(whole.targets) or 1
+            )
+            terms = own.weighted(output, whole)
+            torch.autograd.backward(_total(terms, self._model.config.mapping_loss_weight))
+        sums = self._replicas.sums(
+            [_item(terms.get(name)) for name in _TERMS] + [float(name in terms) for name in _TERMS]
+        )
+        present = zip(_TERMS, sums, sums[len(_TERMS) :], strict=False)
+        losses = {name: value for name, value, count in present if count}
+        mapped = losses.get("text_to_vision", 0.0) + losses.get("vision_to_text", 0.0)
+        total = losses["answer"] + self._model.config.mapping_loss_weight * mapped
+        return {"total": total, **losses}, int(whole.targets)
+
+    def _collated(self, chosen: IndexArray, query_len: int) -> dict[str, Tensor]:
         samples, inputs = self._data.gather(chosen)
-        batch = {**self._processor.collate(samples, query_len), **inputs}
-        output: FusionOutput = self._model(**batch, query_len=query_len)
-        return output, int((batch["labels"] != IGNORE).sum())
+        return {**self._processor.collate(samples, query_len), **inputs}
 
 
-def _losses(output: FusionOutput) -> dict[str, float]:
-    terms = {
-        "total": output.loss,
-        "answer": output.answer_loss,
-        "vision_to_text": output.vision_to_text_loss,
-        "text_to_vision": output.text_to_vision_loss,
-    }
-    return {name: term.item() for name, term in terms.items() if term is not None}
+_TERMS = ("answer", "vision_to_text", "text_to_vision")
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What the means of the loss are taken over."""
+
+    targets: float
+    """Supervised tokens."""
+    contexts: float
+    """Pictures with the questions that guide them."""
+    guidance: float
+    """Tokens of these questions."""
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Tensor] | None) -> _Counts:
+        if batch is None:
+            return cls(0, 0, 0)
+        mask = batch["guidance_mask"]
+        return cls(int((batch["labels"] != IGNORE).sum()), len(mask), int(mask.sum()))
+
+    def weighted(self, output: FusionOutput, whole: _Counts) -> dict[str, Tensor]:
+        """The terms of ``output`` as parts of those of the whole batch."""
+        weights = {
+            "answer": 1.0,  # divided by the whole batch's tokens already
+            "vision_to_text": self.guidance / max(1.0, whole.guidance),
+            "text_to_vision": self.contexts / max(1.0, whole.contexts),
+        }
+        terms = {name: getattr(output, f"{name}_loss") for name in _TERMS}
+        return {name: term * weights[name] for name, term in terms.items() if term is not None}
+
+
+def _total(terms: Mapping[str, Tensor], mapping_weight: float) -> Tensor:
+    """What `FusionForConditionalGeneration` computes of whole terms."""
+    mapping = [terms[name] for name in ("text_to_vision", "vision_to_text") if name in terms]
+    return terms["answer"] + mapping_weight * sum(mapping) if mapping else terms["answer"]
+
+
+def _item(term: Tensor | None) -> float:
+    return 0.0 if term is None else term.item()
 
 
 def _add_up(sums: dict[str, float], values: StepValues, step: int, total: int) -> None:

@@ -28,6 +28,7 @@ from crucible_components.training.dataset import TrainingSet, load_training_set,
 from crucible_components.training.loop import LoopSettings, train
 from crucible_components.training.optimizer import LearningRates
 from crucible_components.training.precision import resolve_precision
+from crucible_components.training.replicas import joined
 from crucible_components.training.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ _DEFAULT_VOCAB_SIZE = 512
 def run_stage(
     inputs: TrainVlm.Inputs, config: TrainVlmConfig, outputs: TrainVlm.Outputs, context: Context
 ) -> None:
-    """Train, then write the model folder and the metrics; both depend on the inputs only."""
+    """Train, then write the model folder and the metrics; both depend on the inputs only.
+
+    Of several ranks all train and the first one writes.
+    """
     torch.set_num_threads(max(1, int(context.cpus)))
     model, processor = _start_model(inputs, config, context)
     data = load_training_set(
@@ -53,10 +57,18 @@ def run_stage(
     )
     settings = resolve_settings(config, model, data, seed=context.seed_for("training"))
     _log_start(model, data, settings, context)
-    telemetry = Telemetry(settings.num_steps, context.progress, context.tracking)
-    metrics = train(
-        model, processor, data, settings, checkpoints=context.checkpoint, monitor=telemetry
-    )
+    with joined(context.rank, context.world_size, model.device) as replicas:
+        metrics = train(
+            model,
+            processor,
+            data,
+            settings,
+            checkpoints=context.checkpoint,
+            monitor=Telemetry(settings.num_steps, context.progress, context.tracking),
+            replicas=replicas,
+        )
+    if not context.is_main:
+        return
     metrics["num_parameters"] = float(model.num_parameters())
     write_model(model, processor, outputs.model, context.scratch_dir)
     outputs.model.metadata.update(
@@ -136,11 +148,13 @@ def _log_start(
 ) -> None:
     dtype = resolve_precision(settings.precision, model.device)
     logger.info(
-        "%d conversations, %d pictures; %d steps of %d on %s with %d threads in %s (precision %s)",
+        "%d conversations, %d pictures; %d steps of %d, shared by %d processes; this one on %s "
+        "with %d threads in %s (precision %s)",
         len(data),
         len(data.pixels_N),
         settings.num_steps,
         settings.batch_size,
+        context.world_size,
         model.device,
         torch.get_num_threads(),
         str(dtype).removeprefix("torch."),
@@ -153,6 +167,7 @@ def _log_start(
             "num_pictures": len(data.pixels_N),
             "num_steps": settings.num_steps,
             "batch_size": settings.batch_size,
+            "num_processes": context.world_size,
             "learning_rate": settings.rates.base,
             "tower_learning_rate": settings.rates.tower,
             "query_lens": ",".join(map(str, settings.query_lens)),

@@ -120,6 +120,9 @@ class Component(abc.ABC):
     preload: ClassVar[tuple[str, ...]] = ()
     """Modules that take long to import and may be imported before a step is forked, e.g. torch:
     the local engine imports them once a run."""
+    distributed: ClassVar[bool] = False
+    """Its ``run`` may be called in several processes at once, which share the work by
+    ``Context.rank`` and ``world_size``. Only such a component may ask for several nodes."""
 
     Inputs: ClassVar[type[ComponentInputs]] = ComponentInputs
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig

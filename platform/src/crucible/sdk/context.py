@@ -60,8 +60,17 @@ class Context:
     checkpoint: CheckpointStore
     progress: ProgressSink
     tracking: TrackingSink
+    rank: int = 0
+    """Which of the processes this is that run the step together, see `Component.distributed`."""
+    world_size: int = 1
+    """How many they are."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether outputs, checkpoints, progress and metrics of this process count."""
+        return self.rank == 0
 
     def seed_for(self, purpose: str) -> int:
-        """An independent 63-bit seed for one purpose, the same on every run of this step."""
+        """An independent 63-bit seed for one purpose, the same on every run and rank."""
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
