@@ -46,11 +46,13 @@ class TrainerFeatures:
 
 @dataclass(frozen=True)
 class JobView:
-    """One of the jobs of a TrainJob, e.g. ``node``: how many of its pods are in which state."""
+    """The jobs of one role of a TrainJob, e.g. ``node``: how many are in which state."""
 
     name: str
     ready: int = 0
+    """With all their pods ready."""
     active: int = 0
+    """With a pod that runs or waits."""
     succeeded: int = 0
     failed: int = 0
     suspended: int = 0
@@ -86,7 +88,7 @@ class TrainJobView:
             return "complete"
         if self.condition("Suspended") or self.wants_suspension:
             return "suspended"
-        return "running" if any(job.ready or job.active for job in self.jobs) else "starting"
+        return "running" if any(job.ready for job in self.jobs) else "starting"
 
     @property
     def is_finished(self) -> bool:
