@@ -32,9 +32,15 @@ imports: $(VENV)/.dev
 install: $(VENV)/.dev  ## Install everything that development needs into .venv
 docs: $(VENV)/.dev  ## Regenerate the component and CLI references and the JSON Schema
 	$(BIN)/python -m crucible.cli.reference --write
-lock: $(VENV)/.dev  ## Resolve requirements.txt anew
+LOCK_IMAGE = $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	--python-version 3.11 -c requirements.txt
+lock: $(VENV)/.dev  ## Resolve requirements.txt and the images' lists anew
 	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --no-header --no-emit-index-url \
 		--python-version 3.11 pyproject.toml -o requirements.txt
+	@for set in base cluster train eval serve; do \
+		extra=$$([ $$set = base ] || echo --extra $$set); \
+		$(LOCK_IMAGE) $$extra pyproject.toml -o components/images/$$set/requirements.txt || exit 1; done
+	@$(LOCK_IMAGE) components/images/tools/requirements.in -o components/images/tools/requirements.txt
 bench: $(VENV)/.dev  ## Run every benchmark; each ends with one JSON line
 	@for script in $$(grep -l '^def main' tests/bench/*.py); do \
 		echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -56,7 +62,7 @@ $(BIN)/uv:
 # A browser that looks at the report's page, what a Kubernetes of our own runs on, and what builds
 # images. Without root, or without Go, the tests that need them skip and say so at the end.
 SYSTEM_PACKAGES := chromium containerd runc containernetworking-plugins iptables conntrack \
-	busybox-static iproute2 buildah debootstrap
+	busybox-static iproute2 buildah podman mmdebstrap
 .PHONY: system-packages
 system-packages:
 	@dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { $(call apt,$(SYSTEM_PACKAGES)); } \
