@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import logging
 import threading
@@ -26,9 +27,10 @@ from crucible.engines.kfp import engine as engine_module
 from crucible.engines.kfp.engine import KfpEngine
 from crucible.engines.kfp.session import Session
 from crucible.engines.local.engine import LocalEngine
-from crucible.engines.state import RunState, RunStatus
+from crucible.engines.state import FailureCause, RunState, RunStatus
 from crucible.plan import Plan, build
 from crucible.plan.model import Condition, MetricRef, StepOutput
+from crucible.sdk.component import Resources
 from crucible.settings import Settings
 from crucible.specs import load_pipeline
 from crucible.specs.context import KubernetesSpec, load_context
@@ -142,7 +144,7 @@ def install(
                 "apiVersion: crucible/v1",
                 "kind: Context",
                 "metadata: {name: test}",
-                f"kubernetes: {{namespace: {namespace}}}",
+                f"kubernetes: {{kubeconfig: '{machine.kubeconfig}', namespace: {namespace}}}",
                 f"store: {{uri: '{store}', endpoint: '{server.endpoint}', secret: {SECRET}}}",
                 f"images: {json.dumps(images)}",
                 f"pipelines: {{api: {{access: url, url: '{kfp.url}'}}}}",
@@ -262,6 +264,39 @@ def test_a_run_outlives_a_part_of_the_cluster(
         assert statuses(state) == {"count": "succeeded", "after": "succeeded"}
         assert state.steps["count"].attempt == 1
         assert installation.engine.state(state.run_id).status is RunStatus.SUCCEEDED
+
+
+def test_pods_tell_what_the_journal_cannot(
+    install: Install, give_image: Callable[[str], str]
+) -> None:
+    """A step that is killed with its pod, one that takes too long, and one that cannot start."""
+    base = give_image("base")
+    small = Resources(cpus=0.1, memory_gib=0.1)
+    with install({"base": base}, "step_retries: 0") as installation:
+        eat = make_step("eat", "EatMemory", config={"max_gib": 2.0}, image=base, resources=small)
+        slow = make_step(
+            "slow",
+            "Sleep",
+            config={"seconds": 120.0},
+            image=base,
+            resources=small,
+            timeout_minutes=0.25,
+        )
+        state = installation.submit(make_plan(eat, slow))
+        causes = {name: step.failure and step.failure.cause for name, step in state.steps.items()}
+        assert causes == {"eat": FailureCause.OUT_OF_MEMORY, "slow": FailureCause.TIMEOUT}
+
+        nowhere = dataclasses.replace(small, pool="no-such-pool")
+        run_id = installation.engine.submit(
+            make_plan(make_step("stuck", "Noop", image=base, resources=nowhere))
+        )
+        for state in installation.engine.watch(run_id):
+            obstacle = state.steps["stuck"].obstacle
+            if obstacle is not None:
+                break
+        assert obstacle is not None
+        assert obstacle.cause is FailureCause.UNSCHEDULABLE
+        assert installation.engine.cancel(run_id).status is RunStatus.CANCELLED
 
 
 @pytest.mark.slow

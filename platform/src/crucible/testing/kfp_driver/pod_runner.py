@@ -1,4 +1,7 @@
-"""Runs the pods of a compiled pipeline on a Kubernetes."""
+"""Runs the pods of a compiled pipeline on a Kubernetes.
+
+Pods that have ended are kept, as Argo keeps them: they tell why. They go with their namespace.
+"""
 
 from __future__ import annotations
 
@@ -63,15 +66,13 @@ class PodRunner:
                 self.connection.request(f"change {kind} {LAUNCHER}", "PATCH", where, body=body)
 
     def run(self, pod: Pod) -> PodEnd:
-        """Run ``pod`` to its end, and delete it."""
+        """Run ``pod`` to its end."""
         name = _name(pod)
         manifest = pod_manifest(pod, service_account=self.service_account)
         manifest["metadata"]["name"] = name
         path = path_of("v1", "pods", namespace=self.namespace)
         self.connection.create(f"create pod {name}", path, self.change(manifest))
-        end = self._follow(pod, name)
-        self._delete(name, grace_seconds=0)
-        return end
+        return self._follow(pod, name)
 
     def _follow(self, pod: Pod, name: str) -> PodEnd:
         begun = time.monotonic()
@@ -91,6 +92,7 @@ class PodRunner:
             elif view.phase == "Running":
                 faults = [fault for fault in faults if not self._strikes(fault, view)]
             elif time.monotonic() - begun > self.start_seconds:
+                self._delete(name)
                 return PodEnd("error", f"it does not start: {view.obstacle or view.phase}", log)
             time.sleep(_LOOK_SECONDS)
 
@@ -124,12 +126,9 @@ class PodRunner:
         finally:
             response.release_conn()
 
-    def _delete(self, name: str, grace_seconds: int | None = None) -> None:
+    def _delete(self, name: str) -> None:
         path = path_of("v1", "pods", namespace=self.namespace, name=name)
-        grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", **grace}
-        if self.connection.find(f"read pod {name}", path) is not None:
-            self.connection.request(f"delete pod {name}", "DELETE", path, body=body)
+        self.connection.delete(f"delete pod {name}", path)
 
 
 def _name(pod: Pod) -> str:
