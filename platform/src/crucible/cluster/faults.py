@@ -29,7 +29,9 @@ _DENIED = re.compile(
     r' in API group "(?P<group>[^"]*)"(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
 _ADMISSION = re.compile(r"is forbidden: |denied the request")
-_UNTRUSTED = re.compile(r"CERTIFICATE|PEM|KEY_VALUES|UNKNOWN_CA|WRONG_VERSION|NO_START_LINE", re.I)
+_UNTRUSTED = re.compile(
+    r"CERTIFICATE|\bPEM\b|KEY_VALUES_MISMATCH|UNKNOWN_CA|WRONG_VERSION_NUMBER|NO_START_LINE"
+)
 """In messages of TLS that no second try mends."""
 _NOBODY = "system:anonymous"
 """Who we are to a server that got no credentials."""

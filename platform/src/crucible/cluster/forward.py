@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 from crucible.cluster.connection import Connection
 from crucible.cluster.paths import path_of
+from crucible.cluster.patience import HURRIED
 from crucible.cluster.pods import pod_view
 from crucible.cluster.tunnel import Target, Tunnel, open_tunnel
 from crucible.cluster.wire import Json
@@ -83,10 +85,11 @@ def find_target(connection: Connection, namespace: str, service: str, port: int)
     selector = ",".join(f"{key}={value}" for key, value in spec["selector"].items())
     path = path_of("v1", "pods", namespace=namespace)
     items, _ = connection.items(action, path, {"labelSelector": selector})
-    for item in items:
-        number = _port_of(item, entry.get("targetPort", port))
-        if number is not None and pod_view(item).is_ready:
-            return Target(namespace, item["metadata"]["name"], number)
+    ready = ((item, _port_of(item, entry.get("targetPort", port))) for item in items
+             if pod_view(item).is_ready)  # fmt: skip
+    targets = [Target(namespace, item["metadata"]["name"], n) for item, n in ready if n is not None]
+    if targets:
+        return random.choice(targets)
     raise ClusterUnavailable(
         f"{action}: no pod is ready behind it. `kubectl -n {namespace} get pods -l {selector}` "
         "shows why."
@@ -138,13 +141,19 @@ class _Server:
                 target=self._serve, args=(local,), name="port-forward", daemon=True
             ).start()
 
-    def _target(self) -> Target:
-        """A ready pod; while one is being replaced there may be none."""
+    def _connect(self, local: socket.socket) -> Tunnel:
+        """To a ready pod; while one is being replaced another try finds the next one.
+
+        Raises:
+            CrucibleError: none could be reached for a while.
+        """
         deadline = time.monotonic() + _REPLACED_SECONDS
+        hurried = self._connection.with_patience(HURRIED)
         while True:
             try:
-                return find_target(self._connection, *self._service)
-            except ClusterUnavailable:
+                target = find_target(self._connection, *self._service)
+                return open_tunnel(hurried, target, local)
+            except (ClusterUnavailable, ObjectNotFound):
                 if self._is_stopped or time.monotonic() > deadline:
                     raise
             time.sleep(1.0)
@@ -153,8 +162,7 @@ class _Server:
         """One connection, to its end. One that cannot be made is closed, and the reason logged."""
         with contextlib.closing(local):
             try:
-                target = self._target()
-                tunnel = open_tunnel(self._connection, target, local)
+                tunnel = self._connect(local)
             except CrucibleError as error:
                 logger.warning("%s", error)
                 return

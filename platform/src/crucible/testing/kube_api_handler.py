@@ -34,6 +34,7 @@ def handler_of(api: KubeApi) -> type[BaseHTTPRequestHandler]:
 class _Handler(BaseHTTPRequestHandler):
     api: KubeApi
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
 
     def do_GET(self) -> None:
         self._serve()
