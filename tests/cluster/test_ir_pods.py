@@ -276,8 +276,8 @@ def test_pods_tell_what_the_journal_cannot(
         eat = make_step("eat", "EatMemory", config={"max_gib": 2.0}, image=base, resources=small)
         slow = make_step(
             "slow",
-            "Sleep",
-            config={"seconds": 120.0},
+            "Hang",
+            config={"ignore_sigterm": True},
             image=base,
             resources=small,
             timeout_minutes=0.25,

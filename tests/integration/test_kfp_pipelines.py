@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crucible.artifacts import Store
 from crucible.artifacts.backend import CHECKPOINTS
 from crucible.engines.kfp import compile
 from crucible.engines.kfp import engine as engine_module
+from crucible.engines.kfp.api import PipelinesApi
+from crucible.engines.kfp.document import compiled, to_yaml
 from crucible.engines.kfp.engine import KfpEngine
 from crucible.engines.kfp.session import Session
 from crucible.engines.local.engine import LocalEngine
 from crucible.engines.state import RunState, RunStatus
+from crucible.journal import Journal
 from crucible.plan.model import (
     Condition,
     Gate,
@@ -395,6 +399,26 @@ def test_a_cancelled_run_ends_its_pods_and_can_be_resumed(installation: Installa
     assert statuses(state) == {"count": "cancelled", "behind": "cancelled"}
     state = installation.end(installation.engine.resume(run_id))
     assert statuses(state) == {"count": "succeeded", "behind": "succeeded"}
+
+
+def test_a_compiled_pipeline_runs_without_us(installation: Installation) -> None:
+    """Submitted by somebody else it goes under KFP's own id; there is no plan to go on with."""
+    plan = imaged(make_plan(
+        make_step("first", "Noop"),
+        make_step("second", "Noop", {"dataset": StepOutput("first", "dataset")}),
+    ))  # fmt: skip
+    document = yaml.safe_load_all(to_yaml(compiled(plan, installation.context)))
+    pipeline, platform = document
+    api = PipelinesApi(installation.kfp.url, "kubeflow")
+    run = api.create_run(
+        "theirs", pipeline=pipeline, platform=platform, parameters={},
+        experiment_id=api.experiment_id("theirs"), root=None, service_account=None,
+    )  # fmt: skip
+    state = installation.end(run.id)
+    assert state.status is RunStatus.SUCCEEDED, installation.last.errors
+    assert statuses(state)["second"] == "succeeded"
+    journal = Journal(installation.store.backend, run.id)
+    assert set(journal.outputs(["first", "second"])) == {"first", "second"}
 
 
 def test_no_step_needs_an_artifact_of_kfp(installation: Installation, locally: Any) -> None:
