@@ -245,7 +245,6 @@ class _Driver:
         request = make_request(
             name, child.component, container, inputs, run_root=run_root, root=self._settings.root
         )
-        child.command = [*request.flags, "--", *request.command]
         retries = Retries.of(task, self._settings.retry_phases)
         child.state = State.RUNNING
         first = time.monotonic()

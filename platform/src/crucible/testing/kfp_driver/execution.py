@@ -81,8 +81,6 @@ class Execution:
     iterations: list[Execution] | None = None
     """Of a loop; it has no children."""
     attempts: list[Attempt] = field(default_factory=list)
-    command: list[str] = field(default_factory=list)
-    """What the launcher was given: its own flags, then the user's command line."""
 
     @property
     def name(self) -> str:

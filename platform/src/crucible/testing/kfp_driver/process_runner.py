@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from crucible.testing.kfp_driver import launcher
+from crucible.testing.kfp_driver.pod_spec import KFP_VOLUMES
 from crucible.testing.kfp_driver.pods import TERMINATED, Fault, Pod, PodEnd
 from crucible.testing.kfp_driver.sandbox import sandboxed
 
 Json = dict[str, Any]
 Values = Mapping[str, Mapping[str, str]]
 
-KFP_VOLUMES = ("/gcs", "/s3", "/minio", "/.local", "/.cache", "/.config")
-"""Empty folders that the pods of all tasks have."""
 _LOOK_SECONDS = 0.02
 _GRACE_SECONDS = 30.0
 _LOG_TAIL_BYTES = 16_384
@@ -71,7 +70,7 @@ class ProcessRunner:
 
     def _command(self, pod: Pod, folder: Path) -> list[str]:
         volumes = {
-            *KFP_VOLUMES,
+            *KFP_VOLUMES.values(),
             *(v["mountPath"] for v in pod.kubernetes.get("emptyDirMounts", ())),
         }
         binds: dict[str, Path] = {str(path): path for path in self._visible()}

@@ -11,9 +11,10 @@ machine's.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -74,18 +75,11 @@ def check_sandbox() -> None:
         raise NoSandbox(f"no mount namespace for this user: {done.stderr.strip()}")
 
 
-def outside_tmp(paths: Iterable[Path]) -> list[Path]:
-    """Those of ``paths`` that a sandbox has by itself."""
-    return [path for path in paths if not path.is_relative_to("/tmp")]
-
-
 def _can_be_made(target: Path) -> bool:
     return target.is_dir() or target.is_relative_to("/tmp") or len(target.parts) == 2
 
 
 def _unshare() -> list[str]:
-    import os
-
     program = shutil.which("unshare") or "unshare"
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return [program, *user, "--mount", "--pid", "--fork", "--kill-child"]
