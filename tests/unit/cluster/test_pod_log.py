@@ -45,10 +45,12 @@ def test_times_of_lines(api, connection, pod) -> None:
     assert line.at == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_breaks_lose_nothing_and_repeat_nothing(api, connection, pod, seed) -> None:
-    """Lines come in bursts of one second, many with equal texts, and connections are reset."""
+@pytest.mark.parametrize("politely", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_breaks_lose_nothing_and_repeat_nothing(api, connection, pod, seed, politely) -> None:
+    """Lines come in bursts of one second, many with equal texts, and connections end in one."""
     rng, written = random.Random(seed), []
+    api.ends_logs_politely = politely
     api.put(PODS, pod("a"))
     api.write_log("a", "main", at="2026-01-01T00:00:00")
 

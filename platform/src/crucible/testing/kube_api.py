@@ -118,6 +118,8 @@ class KubeApi:
     requests: list[Request] = field(default_factory=list)
     logs: dict[tuple[str, str], Log] = field(default_factory=dict)
     """By pod and container."""
+    ends_logs_politely: bool = False
+    """`break_logs` ends answers as if they were whole, as a proxy does that shuts down."""
     gone_by_status: bool = False
     """Tell of forgotten versions by HTTP status instead of in the stream."""
     objects: dict[tuple[str, str | None, str], Json] = field(default_factory=dict)

@@ -184,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             index += len(fresh)
             if is_broken:
                 self._chunk(b"2026-01-01T00:00:00.000000000Z half of a li")
+                if self.api.ends_logs_politely:
+                    return self._chunk(b"")
                 raise _Reset
             if (has_ended or not follow) and not fresh:
                 if log.unended:
