@@ -118,7 +118,9 @@ def run_pipeline(
     """
     values = pipeline.parameters(parameters or {})
     run_id = run_id or str(uuid.uuid4())
-    driver = _Driver(pipeline, runner, objects, settings, tuple(faults), terminated)
+    driver = _Driver(
+        pipeline, runner, objects, settings, faults=tuple(faults), terminated=terminated
+    )
     return asyncio.run(driver.run(run_id, values))
 
 
@@ -131,6 +133,7 @@ class _Driver:
         runner: Runner,
         objects: Objects,
         settings: Settings,
+        *,
         faults: tuple[Fault, ...],
         terminated: Callable[[], bool],
     ) -> None:
