@@ -20,8 +20,10 @@ from crucible.errors import (
     EXIT_TEMPORARY,
     EXIT_USER_ERROR,
     ArtifactError,
+    Cancelled,
     CrucibleError,
     OutputMissing,
+    PeerLost,
     StoreFull,
     TemporaryError,
     UserError,
@@ -29,6 +31,9 @@ from crucible.errors import (
 from crucible.sdk.process import Terminated
 
 FILE_NAME = "failure.json"
+PEER_LOST = "peer-lost"
+"""Cause of a process that ended because another of its step did; whoever started them all reads it,
+and tells engines the cause of the other."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -38,6 +43,7 @@ _FIXES = {
     "out-of-memory": "Raise the step's resources.memory_gib, or make its batches smaller; resume.",
     "killed": "Resume the run: it goes on from the step's last checkpoint.",
     "no-output": "Write every output in run(), or declare it `| None` if it may be left out.",
+    PEER_LOST: "See the log of the process that ended first, then resume the run.",
     "temporary": "Resume the run when the service answers again.",
     "store": "See the message for what the artifact store lacks, then resume the run.",
 }
@@ -105,10 +111,12 @@ def failure_of_exit(exit_code: int, written: FailureRecord | None) -> FailureRec
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, Terminated):
+    if isinstance(error, (Terminated, Cancelled)):
         return "killed"
     if isinstance(error, UserError):
         return "user-error"
+    if isinstance(error, PeerLost):
+        return PEER_LOST
     if isinstance(error, TemporaryError):
         return "temporary"
     if isinstance(error, OutputMissing):

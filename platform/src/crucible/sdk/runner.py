@@ -51,6 +51,7 @@ from crucible.sdk.process import (
     scratch_folder,
     unwinding_on_signals,
 )
+from crucible.sdk.ranks import ALONE, FollowingCheckpoints, Ranks, Unheard
 from crucible.sdk.retry import Backoff
 from crucible.sdk.store_checkpoint import STORE_CHECKPOINTS, StoreCheckpoints
 from crucible.sdk.validation import validate_config, with_metric_refs
@@ -127,10 +128,11 @@ class Places:
         )
 
 
-def run_step(component: str, request: ExecutorInput) -> int:
+def run_step(component: str, request: ExecutorInput, ranks: Ranks = ALONE) -> int:
     """Run ``component`` in this process and return its exit code; never raises.
 
-    A failure is logged once and written as ``failure.json`` beside the executor output.
+    A failure is logged once and written as ``failure.json`` beside the executor output. Of several
+    ranks only the first stores outputs and writes the executor output.
     """
     places = Places.of(request, os.environ)
     with unwinding_on_signals():
@@ -138,7 +140,7 @@ def run_step(component: str, request: ExecutorInput) -> int:
             places.failure.parent.mkdir(parents=True, exist_ok=True)
             for stale in (places.failure, request.output_file):
                 stale.unlink(missing_ok=True)
-            _run_with_retries(component, request, places)
+            _run_with_retries(component, request, places, ranks)
         except BaseException as error:
             ignore_signals()  # a second one must not keep the reason from being written
             if request.output_file.exists():
@@ -165,11 +167,12 @@ def _fail(error: BaseException, path: Path) -> int:
     return failure.exit_code
 
 
-def _run_with_retries(component: str, request: ExecutorInput, places: Places) -> None:
+def _run_with_retries(component: str, request: ExecutorInput, places: Places, ranks: Ranks) -> None:
     backoff = Backoff.from_environ(os.environ)
     for tries in itertools.count(1):
         try:
-            _run_attempt(component, request, places, attempt=request.step.attempt + tries - 1)
+            attempt = request.step.attempt + tries - 1
+            _run_attempt(component, request, places, ranks, attempt=attempt)
             return
         except TemporaryError as error:
             if tries > backoff.limit:
@@ -179,12 +182,14 @@ def _run_with_retries(component: str, request: ExecutorInput, places: Places) ->
             time.sleep(delay_seconds)
 
 
-def _run_attempt(component: str, request: ExecutorInput, places: Places, *, attempt: int) -> None:
+def _run_attempt(
+    component: str, request: ExecutorInput, places: Places, ranks: Ranks, *, attempt: int
+) -> None:
     step = request.step
     threads = limit_threads(step.cpus)  # before the component's module can import torch
     cls = load_component(component)
     store = open_store(places.store_uri)
-    if _deliver_from_cache(cls, request, store):
+    if cls.cacheable and deliver_from_cache(request, store):
         return
     inputs, config = _prepare(cls, request)
     logger.info(
@@ -195,7 +200,7 @@ def _run_attempt(component: str, request: ExecutorInput, places: Places, *, atte
     logger.info(
         "%d threads for %g cpus, seed %d, store %s", threads, step.cpus, step.seed, store.uri
     )
-    _work(_Work(cls, request, places, store, inputs, config, attempt))
+    _work(_Work(cls, request, places, store, inputs, config, attempt, ranks))
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,7 @@ class _Work:
     inputs: BoundInputs
     config: ComponentConfig
     attempt: int
+    ranks: Ranks
 
 
 def _work(work: _Work) -> None:
@@ -222,6 +228,7 @@ def _work(work: _Work) -> None:
         contextlib.closing(OutputDrafts(work.inputs, work.request, store, scratch_dir)) as drafts,
     ):
         outputs = drafts.open()
+        is_main = work.ranks.is_main
         context = Context(
             run_id=step.run_id,
             step_id=step.step_id,
@@ -230,13 +237,17 @@ def _work(work: _Work) -> None:
             fingerprint=step.fingerprint,
             scratch_dir=scratch_dir,
             cpus=step.cpus,
-            checkpoint=checkpoints,
-            progress=events,
-            tracking=events,
+            checkpoint=checkpoints if is_main else FollowingCheckpoints(checkpoints, scratch_dir),
+            progress=events if is_main else Unheard(),
+            tracking=events if is_main else Unheard(),
+            rank=work.ranks.rank,
+            world_size=work.ranks.world_size,
         )
         cls().run(work.inputs.open(store, scratch_dir), work.config, outputs, context)
+        if not is_main:
+            return
         refs = drafts.commit(producer)
-        _deliver(work.request, refs)
+        deliver(work.request, refs)
         _enter_into_cache(cls, work.request, store, refs)
         checkpoints.clear()
 
@@ -269,9 +280,9 @@ def _prepare(cls: type[Component], request: ExecutorInput) -> tuple[BoundInputs,
     return inputs, config
 
 
-def _deliver_from_cache(cls: type[Component], request: ExecutorInput, store: Store) -> bool:
+def deliver_from_cache(request: ExecutorInput, store: Store) -> bool:
     """Write the outputs of an earlier run of this fingerprint; False if there is none."""
-    if not (cls.cacheable and request.step.cache):
+    if not request.step.cache:
         return False
     entry = store.cache_get(request.step.fingerprint)
     if entry is None or not entry.outputs.keys() <= request.outputs.keys():
@@ -280,12 +291,13 @@ def _deliver_from_cache(cls: type[Component], request: ExecutorInput, store: Sto
         name: ArtifactRef.of(store.manifest(digest), store.uri)
         for name, digest in entry.outputs.items()
     }
-    logger.info("%s was run before by run %s: its outputs are used", cls.name, entry.run_id)
-    _deliver(request, refs, cached_from=entry.run_id)
+    name = request.step.component or request.step.step_id
+    logger.info("%s was run before by run %s: its outputs are used", name, entry.run_id)
+    deliver(request, refs, cached_from=entry.run_id)
     return True
 
 
-def _deliver(
+def deliver(
     request: ExecutorInput, refs: Mapping[str, ArtifactRef], *, cached_from: str = ""
 ) -> None:
     """Write references, then the executor output: from here on the step has succeeded."""

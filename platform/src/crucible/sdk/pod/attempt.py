@@ -39,6 +39,8 @@ from crucible.sdk.store_checkpoint import STORE_CHECKPOINTS
 logger = logging.getLogger(__name__)
 
 _STEP_MODULE = "crucible.step"
+_LAUNCHER_MODULE = "crucible.engines.kfp.launcher"
+"""Named and not imported: engines stand above the contract."""
 _LOG_TAIL_LINES = 20
 _LOG_TAIL_BYTES = 16_384
 
@@ -95,9 +97,10 @@ def run_attempt(
         logger.error("%s: %s %s", failure.cause, failure.message, failure.fix)
         return Outcome(failure=failure)
     with reporting(journal, log=folder / "log.txt", events=folder / "events.jsonl"):
+        module, argv = _program(pod, step, folder, journal.prefix)
         ended = run_child(
-            _STEP_MODULE,
-            (step.component, "--executor-input", f"@{folder / 'executor_input.json'}"),
+            module,
+            argv,
             environ=_environ(folder),
             log_path=folder / "log.txt",
         )
@@ -179,6 +182,16 @@ def _prepare(
     )
     text = json.dumps(request.to_json(), indent=1)
     write_atomically(folder / "executor_input.json", text.encode(), durable=False)
+
+
+def _program(pod: Pod, step: PodStep, folder: Path, prefix: str) -> tuple[str, tuple[str, ...]]:
+    """The module that does the step, and its arguments."""
+    argv = (step.component, "--executor-input", f"@{folder / 'executor_input.json'}")
+    if pod.request.trainjob is None:
+        return _STEP_MODULE, argv
+    wanted = folder / "trainjob.json"
+    write_atomically(wanted, json.dumps(pod.request.trainjob).encode(), durable=False)
+    return _LAUNCHER_MODULE, (*argv, "--trainjob", str(wanted), "--attempt-prefix", prefix)
 
 
 def _environ(folder: Path) -> dict[str, str]:

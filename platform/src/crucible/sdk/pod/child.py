@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,24 +43,12 @@ def run_child(
         Terminated: this process was asked to end; the child has ended before that is raised.
     """
     before = kernel.container_oom_kills()
-    parent_pid = os.getpid()
     with log_path.open("ab") as log:
-        # -P: a file of the user's called random.py must not be what the step imports.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(environ),
-            preexec_fn=lambda: _prepare_child(parent_pid),
-        )
-        assert process.stdout is not None
-        pump = threading.Thread(target=_pump, args=(process.stdout, log), daemon=True)
-        pump.start()
+        process, pump = start_child(module, argv, environ=environ, log=log)
         try:
             process.wait()
         except Terminated:
-            _end(process)
+            end_children([process])
             raise
         finally:
             pump.join(timeout=GRACE_SECONDS)  # a grandchild may hold the pipe open for ever
@@ -71,19 +60,46 @@ def run_child(
     )
 
 
+def start_child(
+    module: str, argv: Sequence[str], *, environ: Mapping[str, str], log: IO[bytes]
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """Start ``python -m module argv``, and what passes its output on to stdout and ``log``.
+
+    It dies with the thread that calls this.
+    """
+    parent_pid = os.getpid()
+    # -P: a file of the user's called random.py must not be what the step imports.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(environ),
+        preexec_fn=lambda: _prepare_child(parent_pid),
+    )
+    assert process.stdout is not None
+    pump = threading.Thread(target=_pump, args=(process.stdout, log), daemon=True)
+    pump.start()
+    return process, pump
+
+
+def end_children(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask all that still run to end, and after `GRACE_SECONDS` make them."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logger.warning("the step did not end in %.0f s: killing it", GRACE_SECONDS)
+            process.kill()
+            process.wait()
+
+
 def _prepare_child(parent_pid: int) -> None:
     kernel.die_with_parent(parent_pid)
     kernel.prefer_for_oom_kill()  # so that somebody is left to say what happened
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        logger.warning("the step did not end in %.0f s: killing it", GRACE_SECONDS)
-        process.kill()
-        process.wait()
 
 
 def _pump(source: IO[bytes], log: IO[bytes]) -> None:

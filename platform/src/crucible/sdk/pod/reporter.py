@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from crucible.artifacts.backend import Backend
 from crucible.errors import CrucibleError
 from crucible.journal import AttemptJournal, StreamWriter
 
@@ -17,16 +18,23 @@ CADENCE_SECONDS = 5.0
 """How old a log line or a progress bar may be. Each look that finds news costs one request."""
 
 
+def reporting(attempt: AttemptJournal, *, log: Path, events: Path) -> AbstractContextManager[None]:
+    """Keep an attempt's part of the journal up to date, see `reporting_to`."""
+    sources = {attempt.log_prefix: log, attempt.events_prefix: events}
+    return reporting_to(attempt.backend, sources)
+
+
 @contextmanager
-def reporting(attempt: AttemptJournal, *, log: Path, events: Path) -> Iterator[None]:
-    """Send ``log`` and ``events`` every few seconds within the block, and once more at its end.
+def reporting_to(backend: Backend, sources: Mapping[str, Path]) -> Iterator[None]:
+    """Send growing files every few seconds within the block, and once more at its end.
 
     A store that does not answer is tried again at the next look; the step does not wait for it.
+
+    Args:
+        backend: of the artifact store.
+        sources: the file by the prefix that it goes to.
     """
-    streams = [
-        StreamWriter(attempt.backend, attempt.log_prefix, log),
-        StreamWriter(attempt.backend, attempt.events_prefix, events),
-    ]
+    streams = [StreamWriter(backend, prefix, path) for prefix, path in sources.items()]
     over = threading.Event()
 
     def report() -> None:

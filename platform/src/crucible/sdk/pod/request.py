@@ -6,6 +6,8 @@ The launcher of Kubeflow Pipelines passes an ``ExecutorInput`` whose parameters 
   the compiled pipeline by other means;
 * ``kfp_run_id``: KFP's own id of the run;
 * ``step`` and ``config`` of the one step, or ``chain``, a list of steps with their configs;
+* ``trainjob``: where the step runs on several nodes, what their TrainJob needs besides; this pod
+  then launches it and follows it;
 * ``item``: where this pod is one item of a fan-out, what sets its step apart from the others.
 
 Which output of which step fills a slot stands in ``step.inputs``; the references themselves come
@@ -91,6 +93,8 @@ class PodRequest:
     outputs: Mapping[str, RuntimeArtifact]
     """By the name of the KFP artifact."""
     output_file: Path
+    trainjob: Json | None = None
+    """For `crucible.engines.kfp.launcher`, which alone reads it."""
 
     @classmethod
     def parse(cls, text: str) -> PodRequest | None:
@@ -114,6 +118,7 @@ class PodRequest:
                 is_chain=is_chain,
                 outputs=value.outputs,
                 output_file=value.output_file,
+                trainjob=_json(parameters["trainjob"]) if "trainjob" in parameters else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
