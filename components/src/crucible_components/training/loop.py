@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -123,7 +123,7 @@ def train(
     stepper = _Stepper(
         model, processor, data, settings, masters=masters, optimizers=optimizers, replicas=replicas
     )
-    saved_at = time.monotonic()
+    saver = _Saver(checkpoints, masters, optimizers, settings.checkpoint_seconds, replicas)
     model.train()
     with Interruption() as interruption, deterministic():
         for step in range(first_step, settings.num_steps):
@@ -131,13 +131,8 @@ def train(
             _add_up(sums, values, step, settings.num_steps)
             monitor(step + 1, values)
             stop = replicas.any(interruption.requested)
-            is_due = stop or time.monotonic() - saved_at > settings.checkpoint_seconds
-            if is_due and replicas.is_main:
-                with checkpoints.save(step + 1) as folder:
-                    save_state(folder, masters, optimizers, sums)
-                saved_at = time.monotonic()
+            saver.save(step + 1, sums, now=stop)
             if stop:
-                replicas.wait_for_all()  # the first to end takes the others with it
                 raise Cancelled(
                     f"stopped by SIGTERM after step {step + 1} of {settings.num_steps}. "
                     "Resume the run to continue from there."
@@ -169,6 +164,28 @@ def _restored(
     replicas.copy_from_first(masters.values().values())
     masters.publish()
     return first_step, sums
+
+
+@dataclass
+class _Saver:
+    """Saves the state from time to time, on the first rank."""
+
+    checkpoints: Checkpoints
+    masters: MasterWeights
+    optimizers: Optimizers
+    seconds: float
+    replicas: Replicas
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def save(self, position: int, sums: dict[str, float], *, now: bool) -> None:
+        """Save if it is time, or ``now``; then all ranks wait, since the first to end ends all."""
+        is_due = now or time.monotonic() - self._saved_at > self.seconds
+        if is_due and self.replicas.is_main:
+            with self.checkpoints.save(position) as folder:
+                save_state(folder, self.masters, self.optimizers, sums)
+            self._saved_at = time.monotonic()
+        if now:
+            self.replicas.wait_for_all()
 
 
 class _Stepper:
