@@ -294,14 +294,18 @@ class _Driver:
 
     async def _attempt(self, child: Execution, pod: Pod, request: Request) -> str:
         """Run one pod; its phase, with what the launcher would have told the metadata store."""
-        begun = time.monotonic()
         loop = asyncio.get_running_loop()
-        end = await loop.run_in_executor(self._pods, self._runner.run, pod)
+        end, seconds = await loop.run_in_executor(self._pods, self._timed, pod)
         result = await loop.run_in_executor(None, self._objects.read, request.result_uri)
         phase, message = self._judge(child, end, json.loads(result) if result else None)
-        seconds = time.monotonic() - begun
         child.attempts.append(Attempt(phase, message, seconds, end.log))
         return phase
+
+    def _timed(self, pod: Pod) -> tuple[PodEnd, float]:
+        """Run ``pod`` in a thread of its own, and how long that took."""
+        begun = time.monotonic()
+        end = self._runner.run(pod)
+        return end, time.monotonic() - begun
 
     def _judge(self, child: Execution, end: PodEnd, result: Json | None) -> tuple[str, str]:
         if end.phase != "succeeded":
