@@ -55,7 +55,16 @@ def components() -> SimpleNamespace:
     def total(parts: list) -> int:
         return sum(parts)
 
-    return SimpleNamespace(add=add, say=say, write=write, read=read, total=total)
+    @component
+    def fail(text: str) -> str:
+        raise ValueError(text)
+
+    @component
+    def conclude(status: dsl.PipelineTaskFinalStatus) -> str:
+        return f"{status.pipeline_task_name} {status.state}"
+
+    found = (add, say, write, read, total, fail, conclude)
+    return SimpleNamespace(**{one.name: one for one in found})
 
 
 def sdk_pipelines() -> SimpleNamespace:
@@ -97,7 +106,13 @@ def sdk_pipelines() -> SimpleNamespace:
             added = run.add(a=item, b=n)
         return run.total(parts=dsl.Collected(added.output)).output
 
-    return SimpleNamespace(nested=nested, branches=branches, loop=loop)
+    @dsl.pipeline(name="guarded")
+    def guarded() -> None:
+        with dsl.ExitHandler(run.conclude()):
+            run.fail(text="on purpose").set_retry(2)
+            run.say(text="beside it")
+
+    return SimpleNamespace(nested=nested, branches=branches, loop=loop, guarded=guarded)
 
 
 def run_here(pipeline: Any, folder: Path, **arguments: Any) -> Run:
@@ -113,7 +128,6 @@ def run_here(pipeline: Any, folder: Path, **arguments: Any) -> Run:
         Settings("s3://bucket/root"),
         parameters=arguments,
     )
-    assert run.state is State.SUCCEEDED, run.errors
     return run
 
 
@@ -138,6 +152,7 @@ def test_a_pipeline_in_a_pipeline(tmp_path: Path, pipelines: SimpleNamespace) ->
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "local"))
     theirs = pipelines.nested(n=4)
     run = run_here(pipelines.nested, tmp_path, n=4)
+    assert run.state is State.SUCCEEDED, run.errors
     assert output_parameter(run.root, "Output") == theirs.outputs["Output"]
     assert run.task("inner/add").output_parameters == {"Output": 7}
 
@@ -147,6 +162,7 @@ def test_one_of_several_branches(
     tmp_path: Path, pipelines: SimpleNamespace, n: int, word: str
 ) -> None:
     run = run_here(pipelines.branches, tmp_path, n=n)
+    assert run.state is State.SUCCEEDED, run.errors
     assert output_parameter(run.root, "Output") == word
     groups = [
         s for name, s in run.states.items() if name.rpartition("/")[2].startswith("condition-")
@@ -156,5 +172,14 @@ def test_one_of_several_branches(
 
 def test_what_a_loop_made_is_collected_in_order(tmp_path: Path, pipelines: SimpleNamespace) -> None:
     run = run_here(pipelines.loop, tmp_path, n=10)
+    assert run.state is State.SUCCEEDED, run.errors
     assert list(run.task("total").parameters.values()) == [[11, 12, 13]]
     assert output_parameter(run.root, "Output") == 36
+
+
+def test_an_exit_handler_is_told_how_it_ended(tmp_path: Path, pipelines: SimpleNamespace) -> None:
+    run = run_here(pipelines.guarded, tmp_path)
+    assert run.state is State.FAILED
+    assert [pod.phase for pod in run.task("fail").attempts] == ["failed"] * 3
+    assert run.task("say").state is State.SUCCEEDED
+    assert run.task("conclude").output_parameters == {"Output": "exit-handler-1 FAILED"}
