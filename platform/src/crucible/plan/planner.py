@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from crucible.errors import UserError
+from crucible.errors import Problem, UserError
 from crucible.plan.fingerprint import fingerprint, fingerprint_parts
 from crucible.plan.model import (
     Gate,
@@ -58,7 +58,7 @@ def build(
 
     Raises:
         UserError: an imported path cannot be read, a model cannot be looked up, a component's
-            estimate fails, or there is no image for a step.
+            estimate fails, there is no image for a step, or one cannot run on several nodes.
     """
     return _Planning(spec, images, resolve_model).plan()
 
@@ -102,6 +102,7 @@ class _Planning:
         for name in self._order:
             if name not in self._skipped:
                 steps += self._steps(name)
+        self._check_nodes(steps)
         release, release_skipped = self._release(spec.release)
         return Plan(
             name=spec.metadata.name,
@@ -115,6 +116,26 @@ class _Planning:
             skipped=self._skipped,
             release_skipped=release_skipped,
         )
+
+    def _check_nodes(self, steps: Iterable[PlanStep]) -> None:
+        """Raise for every step on several nodes whose component could not share its work.
+
+        Raises:
+            UserError: with all of them.
+        """
+        problems = [
+            Problem(
+                f"steps.{step.name}.resources.nodes",
+                f"got {step.resources.nodes}; {self._classes[step.name].name} runs on one node.",
+                "Set 1, or leave it out. A component whose run() shares its work declares "
+                "`distributed = True`.",
+            )
+            for step in steps
+            if step.resources.nodes > 1 and not self._classes[step.name].distributed
+        ]
+        unique = list(dict.fromkeys(problems))
+        if unique:
+            raise UserError("\n".join(map(str, unique)), unique)
 
     def _output_types(self) -> OutputTypes:
         bindings = {}

@@ -31,6 +31,7 @@ from crucible.engines.kfp.podspec import (
     parameter_name,
     step_json,
 )
+from crucible.engines.kfp.trainjob import trainjob_json
 from crucible.engines.kfp.units import Unit, dependencies, outputs_read, unit_of_step, units_of
 from crucible.plan.model import Condition, MetricRef, Plan, PlanStep
 from crucible.specs.context import ContextDocument
@@ -225,6 +226,8 @@ class _Compiler:
             members = [{**self._json(step), "config": step.config} for step in unit.steps]
             return values | {"chain": ("LIST", members)}
         first = unit.first
+        if first.resources.nodes > 1:
+            values["trainjob"] = ("STRUCT", trainjob_json(self._context, first))
         return values | {
             "step": ("STRUCT", self._json(first)),
             "config": ("STRUCT", first.config),

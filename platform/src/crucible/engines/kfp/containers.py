@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crucible.engines.kfp import ir
-from crucible.engines.kfp.kubernetes_config import environment, executor_config, pool_of
+from crucible.engines.kfp.kubernetes_config import CPU_POOL, environment, executor_config, pool_of
 from crucible.engines.kfp.units import Unit
 from crucible.errors import Problem, UserError
 from crucible.plan.model import PlanStep
 from crucible.sdk.component import Resources
-from crucible.specs.context import ContextDocument
+from crucible.specs.context import ContextDocument, ImageSet
 
 Json = dict[str, Any]
 
@@ -23,6 +23,9 @@ MAX_PARAMETERS_BYTES = 100_000
 """A pod's executor input is one argument, of which Linux allows 128 KiB."""
 MAX_TASKS = 120
 """A Workflow object has 11 KB a task and may have 1.5 MB."""
+LAUNCHER_IMAGE: ImageSet = "cluster"
+LAUNCHER_RESOURCES = Resources(cpus=0.2, memory_gib=0.25, pool=CPU_POOL)
+"""Of the pod that launches a step on several nodes: 120 MB measured, and a log that goes by."""
 _COMMAND = ("python3", "-P", "-m", "crucible.step")
 _MAX_LABEL_CHARS = 63
 
@@ -39,6 +42,9 @@ class Containers:
         """The executor of ``unit``, under its name."""
         self.problems += _problems(unit)
         step, last = _most_demanding(unit), unit.steps[-1]
+        timeout_minutes = _timeout_minutes(unit)
+        if step.resources.nodes > 1:
+            step, timeout_minutes = self._launcher_of(step), None  # waiting for quota is not work
         self.document.executors[f"exec-{unit.name}"] = {
             "container": {
                 "image": step.image,
@@ -52,8 +58,18 @@ class Containers:
             self.context,
             step,
             label=unit.name[:_MAX_LABEL_CHARS].rstrip("-"),
-            timeout_minutes=_timeout_minutes(unit),
+            timeout_minutes=timeout_minutes,
         )
+
+    def _launcher_of(self, step: PlanStep) -> PlanStep:
+        """What the pod runs that launches a step on several nodes: our image, and no GPU."""
+        image = self.context.images.get(LAUNCHER_IMAGE)
+        if image is None:
+            rule = "on several nodes need it for the pod that starts them."
+            fix = "Add it by digest: `platformctl images digest` prints it."
+            problem = Problem(f"images.{LAUNCHER_IMAGE}", f"is not set; steps {rule}", fix)
+            self.problems += [problem] * (problem not in self.problems)
+        return replace(step, image=image or "", resources=LAUNCHER_RESOURCES)
 
     def check(self) -> None:
         """Raise if anything is in the way.
