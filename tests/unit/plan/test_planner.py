@@ -358,3 +358,19 @@ def test_planning_is_pure_and_loads_no_heavy_library(examples_plan: Plan) -> Non
         assert loaded == []
         digests.append(digest)
     assert digests == [examples_plan.digest] * 2
+
+
+def test_several_nodes_are_for_components_that_share_their_work(make_plan: MakePlan) -> None:
+    body = """
+steps:
+  alone: {uses: Noop!, resources: {nodes: 2}}
+  fanned: {uses: Noop!, foreach: [1, 2], resources: {nodes: 3}}
+  shared: {uses: "crucible.testing.distributed:CountTogether", resources: {nodes: 2}}
+"""
+    with pytest.raises(UserError) as caught:
+        make_plan(body)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"steps.{name}.resources.nodes: got {nodes}; test-noop runs on one node. Set 1, or leave "
+        "it out. A component whose run() shares its work declares `distributed = True`."
+        for name, nodes in (("alone", 2), ("fanned", 3))
+    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 from crucible.cluster import Connection
 from crucible.cluster.paths import path_of
 from crucible.cluster.trainjobs import API_VERSION, PLURAL
-from crucible.errors import CrucibleError, ObjectConflict
+from crucible.errors import ObjectConflict
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class TrainerDouble:
                 for job in self.jobs():
                     if not job["metadata"].get("deletionTimestamp"):
                         self._reconcile(job)
-            except CrucibleError as error:
-                logger.warning("%s", error)
+            except Exception as error:
+                logger.exception("what a TrainJob needs could not be done")
                 self.errors.append(str(error))
 
     def _reconcile(self, job: Json) -> None:
@@ -207,7 +208,7 @@ def _pod(job: Json, template: Json, index: int) -> Json:
     annotations = {**metadata.get("annotations", {}), INDEX_LABEL: str(index)}
     return {
         "metadata": {
-            "generateName": f"{host}-",
+            "name": f"{host}-{secrets.token_hex(3)}",
             "labels": labels,
             "annotations": annotations,
             "ownerReferences": [_owner(job)],

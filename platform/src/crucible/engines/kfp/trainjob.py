@@ -35,8 +35,6 @@ NODE = "node"
 """What Trainer calls the job and the container of the nodes."""
 SHARED_MEMORY = "shared-memory"
 """Volume of the runtime at /dev/shm."""
-GRACE_SECONDS = 60
-"""A node that is asked to end saves a checkpoint first."""
 POD_OVERHEAD_GIB = 0.5
 """What the node's own processes need beside the step's."""
 _MANAGER = "crucible.dev/launcher"
@@ -212,8 +210,7 @@ def trainjob_manifest(
 def _patches(pod: Json, labels: Mapping[str, str], field: PatchField | None) -> Json:
     """Changes to the runtime's pods, in the words of the cluster's version of Trainer."""
     if field == "runtimePatches":
-        spec = {**pod, "terminationGracePeriodSeconds": GRACE_SECONDS}
-        template = {"metadata": {"labels": dict(labels)}, "spec": spec}
+        template = {"metadata": {"labels": dict(labels)}, "spec": pod}
         job = {"name": NODE, "template": {"spec": {"template": template}}}
         patch = {"template": {"spec": {"replicatedJobs": [job]}}}
         return {field: [{"manager": _MANAGER, "trainingRuntimeSpec": patch}]}
