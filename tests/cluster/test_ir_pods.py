@@ -152,7 +152,9 @@ def install(
             ]
             path = tmp_path / "context.yaml"
             path.write_text("\n".join(text))
-            yield Installation(kfp, KfpEngine(Session(load_context(path))), runner)
+            session = Session(load_context(path))
+            yield Installation(kfp, KfpEngine(session), runner)
+            session.close()
         connection.close()
 
     return install

@@ -122,16 +122,20 @@ def test_events_are_those_of_this_pod_oldest_first(api, connection, pod) -> None
     made = api.put(PODS, pod("a"))
     events = "/api/v1/namespaces/runs/events"
 
-    def event(name: str, uid: str, **fields: object) -> None:
-        item = {"metadata": {"name": name}, "involvedObject": {"uid": uid}, "reason": name}
+    nanoseconds = iter(range(0x1000, 0x2000))
+
+    def event(reason: str, uid: str, **fields: object) -> None:
+        name = f"a.{next(nanoseconds):x}"
+        item = {"metadata": {"name": name}, "involvedObject": {"uid": uid}, "reason": reason}
         api.put(events, {**item, **fields})
 
     uid = made["metadata"]["uid"]
     event("Late", uid, lastTimestamp="2026-01-01T00:05:00Z", type="Warning", count=4,
           source={"component": "kubelet"})  # fmt: skip
     event("Early", uid, eventTime="2026-01-01T00:00:00.123456Z", reportingComponent="scheduler")
+    event("Then", uid, lastTimestamp="2026-01-01T00:00:00Z")  # whole seconds, as a kubelet's
     event("OfAnother", "other-uid")
     found = events_of(connection, get_pod(connection, "runs", "a"))
     assert [(e.reason, e.is_warning, e.count, e.source) for e in found] == [
-        ("Early", False, 1, "scheduler"), ("Late", True, 4, "kubelet"),
+        ("Early", False, 1, "scheduler"), ("Then", False, 1, ""), ("Late", True, 4, "kubelet"),
     ]  # fmt: skip

@@ -31,7 +31,12 @@ def events_of(connection: Connection, pod: PodView) -> list[EventView]:
     path = path_of("v1", "events", namespace=pod.namespace)
     query = {"fieldSelector": f"involvedObject.uid={pod.uid}"}
     items, _ = connection.items(f"list events of pod {pod.name}", path, query)
-    return sorted((_view(item) for item in items), key=lambda event: event.last_at or 0.0)
+    return [_view(item) for item in sorted(items, key=_order)]
+
+
+def _order(item: Json) -> tuple[int, str]:
+    """Most times are whole seconds; within one, names go by the nanosecond of the first report."""
+    return int(_view(item).last_at or 0), str(item["metadata"]["name"])
 
 
 def _view(item: Json) -> EventView:

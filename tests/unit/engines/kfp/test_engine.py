@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from crucible.artifacts import Store
 from crucible.cluster.connection import Connection
 from crucible.engines.kfp import engine as engine_module
+from crucible.engines.kfp import session as session_module
 from crucible.engines.kfp.api import PipelinesApi
 from crucible.engines.kfp.engine import KfpEngine
 from crucible.engines.kfp.session import Session
@@ -330,3 +332,19 @@ def test_connections_are_made_when_they_are_needed(make_context: MakeContext) ->
     session = Session(make_context("kubernetes: {kubeconfig: /nowhere/config}"))
     assert isinstance(session.connection, Connection)
     session.close()
+
+
+def test_the_environment_is_as_it_was_when_a_session_ends(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(make_context("mlflow: {uri: 'http://mlflow.example:5000'}"))
+    monkeypatch.setattr(session_module, "open_store", lambda uri: uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "before")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("CRUCIBLE_STORE", raising=False)
+    before = dict(os.environ)
+    assert session.settings.mlflow_tracking_uri == os.environ["MLFLOW_TRACKING_URI"] != "before"
+    assert os.environ["CRUCIBLE_STORE"].startswith("s3://")
+    session.close()
+    assert dict(os.environ) == before

@@ -239,7 +239,7 @@ def test_a_killed_pod_takes_all_its_processes_with_it(run_script: Drive, tmp_pat
 
 def test_a_deleted_pod_is_asked_first_and_has_a_second(run_script: Drive, tmp_path: Path) -> None:
     asked, ready = tmp_path / "asked", tmp_path / "ready"
-    script = f"trap 'touch {asked}; sleep 60' TERM; touch {ready}; while true; do sleep 0.1; done"
+    script = f"trap ': > {asked}; sleep 60' TERM; : > {ready}; sleep 60 & wait"
     fault = Fault("one", "delete", when=lambda: ready.exists())
     begun = time.monotonic()
     run = run_script(script, faults=(fault,))

@@ -1,8 +1,8 @@
 """What the engine talks to: KFP, the store, MLflow and the Kubernetes API of one context.
 
 Each is reached when it is first needed. Store and MLflow are known to everything below by
-environment variables, so reaching them sets those of this process; a token or key of this machine's
-own environment is kept.
+environment variables, so reaching them sets those of this process until `Session.close`; a token or
+key of this machine's own environment is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
 
@@ -92,7 +93,17 @@ class Session:
         self._exits.close()
 
     def _enter(self, environ: AbstractContextManager[dict[str, str]]) -> None:
-        os.environ.update(self._exits.enter_context(environ))
+        found = self._exits.enter_context(environ)
+        self._exits.callback(_restore, {name: os.environ.get(name) for name in found})
+        os.environ.update(found)
+
+
+def _restore(environ: Mapping[str, str | None]) -> None:
+    for name, value in environ.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @cache

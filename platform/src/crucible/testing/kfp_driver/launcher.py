@@ -237,10 +237,12 @@ def _run(command: list[str], request: Json) -> None:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
     entries = _artifacts(request, "outputs").get(LOGS)
     place = local_path(entries[0]["uri"]) if entries else None
+    # Until the process is known, SIGTERM waits: the first process of a container has no default.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         process = subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            process_group=0,
+            process_group=0, preexec_fn=_unblock_sigterm,
         )  # fmt: skip
     except OSError as error:
         raise TaskFailed(f"fork/exec {command[0]}: {error.strerror}") from error
@@ -266,6 +268,11 @@ def _pass_sigterm_on(process: subprocess.Popen[bytes]) -> None:
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, end)
+    _unblock_sigterm()
+
+
+def _unblock_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _executor_output(request: Json) -> Json:
