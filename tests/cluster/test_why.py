@@ -14,13 +14,13 @@ from crucible.cluster.connection import Connection, connect
 from crucible.cluster.workflows import WorkflowNode
 from crucible.engines.explain import explain
 from crucible.engines.kfp.diagnosis import Diagnosis, witnesses_of
-from crucible.engines.kfp.kubernetes_config import pool_of
 from crucible.engines.kfp.runstate import LOST, run_state
 from crucible.engines.kfp.session import Session
 from crucible.engines.state import FailureCause, RunState, RunStatus, StepState, StepStatus
 from crucible.plan import Plan
 from crucible.sdk.component import Resources
 from crucible.specs.context import ContextDocument, KubernetesSpec
+from crucible.specs.pools import pool_of
 from crucible.testing.cluster import Cluster, ClusterFailed, OwnCluster, hardened_pod_spec
 from crucible.testing.plans import make_plan, make_step
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 from crucible.plan import Plan
+from crucible.plan.model import Retry
 from crucible.sdk.component import Resources
 from crucible.testing.plans import make_plan, make_step
 
@@ -105,14 +106,16 @@ def test_secrets_and_config_come_by_reference(
 
 
 def test_a_pod_is_no_root_and_ends_in_time(make_context: MakeContext, compile_it: Compile) -> None:
-    plan = make_plan(make_step("a", "Noop", timeout_minutes=1.5))
+    retry = Retry(limit=2, max_backoff_seconds=60.0)
+    plan = make_plan(make_step("a", "Noop", timeout_minutes=1.5, retry=retry))
     config = compile_it(plan, make_context()).kubernetes("a")
     assert config["securityContext"] == {
         "runAsUser": 65532,
         "runAsGroup": 65532,
         "runAsNonRoot": True,
     }
-    assert config["activeDeadlineSeconds"] == 90
+    # The pod ends the step itself, at each try; Kubernetes only a pod that could not.
+    assert config["activeDeadlineSeconds"] == 1800 + 3 * (90 + 60) + 2 * 60
     assert config["podMetadata"]["labels"]["crucible.dev/step"] == "a"
 
 

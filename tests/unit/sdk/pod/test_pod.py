@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 
 from crucible.artifacts import ArtifactRef, Store, open_store
 from crucible.journal import Journal
+from crucible.sdk.pod import child, reporter
 from crucible.sdk.pod.main import run_pod
 from crucible.sdk.pod.pod import resolve_run_id
 from crucible.sdk.pod.request import PodRequest
@@ -227,3 +232,52 @@ def test_numbers_for_conditions_are_output_parameters(
     emit["parameters"] = {"a.metrics.y": {"step": "a", "output": "metrics", "metric": "y"}}
     assert run_pod(request_for(emit)) == 2
     assert "has no metric 'y'" in journal.events()[-1]["failure"]["message"]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_step_ends_at_its_timeout_and_is_not_tried_again(
+    store: Store,
+    journal: Journal,
+    request_for: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    stubborn: bool,
+) -> None:
+    """By its own pod, whose exit code KFP would take for a reason to try again."""
+    monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
+    monkeypatch.setenv("CRUCIBLE_RETRY_LIMIT", "2")
+    config = {"ignore_sigterm": stubborn}
+    request = request_for(step("a", "Hang", config=config, timeout_minutes=0.05))
+    assert run_pod(request) == (128 + signal.SIGKILL if stubborn else 128 + signal.SIGTERM)
+    monkeypatch.setenv("KFP_RETRY_INDEX", "1")
+    assert run_pod(request) != 0
+    assert journal.attempts("a") == [1]
+    failure = journal.events()[-1]["failure"]
+    assert failure["cause"] == "timeout"
+    assert failure["message"] == "ended after its timeout of 0.05 minutes"
+
+
+def test_a_pod_that_must_go_says_so_before_its_step_has_ended(
+    store: Store, journal: Journal, request_for: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a second: Argo's executor ends with KFP's launcher, and that at once."""
+    monkeypatch.setattr(child, "GRACE_SECONDS", 3.0)
+    told_at: list[float] = []
+
+    def ask_to_end() -> None:
+        while b"config" not in journal.log("a", 1).read():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        asked_at = time.monotonic()
+        while journal.attempt("a", 1).ended() is None:
+            time.sleep(0.01)
+        told_at.append(time.monotonic() - asked_at)
+
+    monkeypatch.setattr(reporter, "CADENCE_SECONDS", 0.1)
+    asking = threading.Thread(target=ask_to_end)
+    asking.start()
+    config = {"ignore_sigterm": True}
+    assert run_pod(request_for(step("a", "Hang", config=config))) == 128 + signal.SIGTERM
+    asking.join()
+    assert told_at[0] < 2.0 < child.GRACE_SECONDS
+    [ended] = [event for event in journal.events() if event["type"] == "step.ended"]
+    assert ended["failure"]["cause"] == "killed"

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crucible.engines.kfp import ir
-from crucible.engines.kfp.kubernetes_config import CPU_POOL, environment, executor_config, pool_of
+from crucible.engines.kfp.kubernetes_config import environment, executor_config
 from crucible.engines.kfp.units import Unit
 from crucible.errors import Problem, UserError
 from crucible.plan.model import PlanStep
 from crucible.sdk.component import Resources
 from crucible.specs.context import ContextDocument, ImageSet
+from crucible.specs.pools import CPU_POOL, pool_of
 
 Json = dict[str, Any]
 
@@ -29,6 +30,10 @@ LAUNCHER_RESOURCES = Resources(cpus=0.2, memory_gib=0.25, pool=CPU_POOL)
 pod's main process."""
 _COMMAND = ("python3", "-P", "-m", "crucible.step")
 _MAX_LABEL_CHARS = 63
+_START_MINUTES = 30.0
+"""For a pod to get its image and start; it counts towards the deadline."""
+_ENDING_MINUTES = 1.0
+"""For an attempt that is over its timeout to end, and to say so."""
 
 
 @dataclass
@@ -43,9 +48,9 @@ class Containers:
         """The executor of ``unit``, under its name."""
         self.problems += _problems(unit)
         step, last = _most_demanding(unit), unit.steps[-1]
-        timeout_minutes = _timeout_minutes(unit)
+        deadline_minutes = _deadline_minutes(unit)
         if step.resources.nodes > 1:
-            step, timeout_minutes = self._launcher_of(step), None  # waiting for quota is not work
+            step, deadline_minutes = self._launcher_of(step), None  # waiting for quota is not work
         self.document.executors[f"exec-{unit.name}"] = {
             "container": {
                 "image": step.image,
@@ -59,7 +64,7 @@ class Containers:
             self.context,
             step,
             label=unit.name[:_MAX_LABEL_CHARS].rstrip("-"),
-            timeout_minutes=timeout_minutes,
+            deadline_minutes=deadline_minutes,
         )
 
     def _launcher_of(self, step: PlanStep) -> PlanStep:
@@ -135,10 +140,21 @@ def _demand(resources: Resources) -> tuple[int, float, float]:
     return resources.gpus, resources.memory_gib, resources.cpus
 
 
-def _timeout_minutes(unit: Unit) -> float | None:
-    """Of a chain, the sum: the deadline is the pod's."""
-    limits = [step.timeout_minutes for step in (unit.steps if unit.is_chain else unit.steps[:1])]
-    return None if None in limits else sum(filter(None, limits))
+def _deadline_minutes(unit: Unit) -> float | None:
+    """Longer than the pod can take while it ends its own steps at their timeouts.
+
+    A pod that its node ends at a deadline says nothing, and Argo would start it again.
+    """
+    limits = [_longest_minutes(step) for step in (unit.steps if unit.is_chain else unit.steps[:1])]
+    return None if None in limits else _START_MINUTES + sum(filter(None, limits))
+
+
+def _longest_minutes(step: PlanStep) -> float | None:
+    if step.timeout_minutes is None:
+        return None
+    retry = step.retry
+    wait_minutes = retry.limit * retry.max_backoff_seconds / 60
+    return (step.timeout_minutes + _ENDING_MINUTES) * (retry.limit + 1) + wait_minutes
 
 
 def _problems(unit: Unit) -> Iterator[Problem]:

@@ -10,37 +10,21 @@ from typing import Any
 
 from crucible.plan.model import PlanStep
 from crucible.specs.context import ContextDocument, EnvSpec, PoolSpec, TolerationSpec
+from crucible.specs.pools import pool_of
 
 Json = dict[str, Any]
 
-CPU_POOL = "cpu"
-POOL_LABEL = "crucible.dev/pool"
 SCRATCH = "/scratch"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 STEP_LABEL, COMPONENT_LABEL = "crucible.dev/step", "crucible.dev/component"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "crucible", "app.kubernetes.io/part-of": "crucible"}
 RUN_AS = 65532
 """User and group of our images."""
-_GPU_TAINT = "nvidia.com/gpu"
 _KEYS_OF_STORE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
-def pool_of(context: ContextDocument, name: str) -> PoolSpec:
-    """The pool as the context has it, or by convention, with nothing unset."""
-    pool = context.pools.get(name, PoolSpec())
-    selector, tolerations = pool.node_selector, pool.tolerations
-    if selector is None:
-        selector = {} if name == CPU_POOL else {POOL_LABEL: name}
-    if tolerations is None:
-        tolerations = [] if name == CPU_POOL else [
-            TolerationSpec(key=POOL_LABEL, operator="Equal", value=name, effect="NoSchedule"),
-            TolerationSpec(key=_GPU_TAINT, operator="Exists", effect="NoSchedule"),
-        ]  # fmt: skip
-    return pool.model_copy(update={"node_selector": selector, "tolerations": tolerations})
-
-
 def executor_config(
-    context: ContextDocument, step: PlanStep, *, label: str, timeout_minutes: float | None
+    context: ContextDocument, step: PlanStep, *, label: str, deadline_minutes: float | None
 ) -> Json:
     """The platform entry of the pod that runs ``step``.
 
@@ -48,7 +32,7 @@ def executor_config(
         context: the cluster.
         step: the step, or the most demanding one of a chain.
         label: value of the step label, at most 63 characters.
-        timeout_minutes: of the pod as a whole.
+        deadline_minutes: of the pod as a whole.
     """
     pool = pool_of(context, step.resources.pool)
     config: Json = {
@@ -68,8 +52,8 @@ def executor_config(
         config["tolerations"] = [_toleration(each) for each in pool.tolerations]
     if context.image_pull_secrets:
         config["imagePullSecret"] = [{"secretName": name} for name in context.image_pull_secrets]
-    if timeout_minutes is not None:
-        config["activeDeadlineSeconds"] = round(timeout_minutes * 60)
+    if deadline_minutes is not None:
+        config["activeDeadlineSeconds"] = round(deadline_minutes * 60)
     return config
 
 

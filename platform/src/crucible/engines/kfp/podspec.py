@@ -29,6 +29,7 @@ def step_json(
         parameters: output parameters of the task, for the conditions of other steps.
         fan_outs: number of items by name of a fanned-out step.
     """
+    timeout = {"timeout_minutes": step.timeout_minutes} if step.timeout_minutes else {}
     return {
         "step_id": step.id,
         "component": step.component,
@@ -38,6 +39,7 @@ def step_json(
         "cache": step.cache_enabled and not fresh,
         "cpus": step.resources.cpus,
         "optional_outputs": list(step.optional_outputs),
+        **timeout,
         "inputs": {slot.slot: list(_sources(slot, imports, fan_outs)) for slot in step.inputs},
         "outputs": {n: {"name": t.name, "variant": t.variant} for n, t in step.outputs.items()},
         "metric_refs": _metrics(step.metric_refs),

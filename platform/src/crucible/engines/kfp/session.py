@@ -19,11 +19,11 @@ from crucible.cluster import access, contexts
 from crucible.cluster.connection import Connection, connect
 from crucible.cluster.nodes import PlacementRequest, placement_report, pool_view
 from crucible.engines.kfp.api import PipelinesApi
-from crucible.engines.kfp.kubernetes_config import pool_of
 from crucible.errors import CrucibleError
 from crucible.sdk.component import Resources
 from crucible.settings import Settings
 from crucible.specs.context import ContextDocument
+from crucible.specs.pools import pool_of
 
 
 class Session:

@@ -21,12 +21,12 @@ from crucible.engines.kfp.kubernetes_config import (
     SCRATCH,
     STEP_LABEL,
     environment,
-    pool_of,
 )
 from crucible.errors import UserError
 from crucible.plan.model import PlanStep
 from crucible.sdk.pod.board import PREFIX_VARIABLE
 from crucible.specs.context import ContextDocument, PoolSpec
+from crucible.specs.pools import pool_of
 
 Json = dict[str, Any]
 

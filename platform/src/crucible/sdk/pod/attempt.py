@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -72,7 +72,12 @@ class Outcome:
 
 
 def run_attempt(
-    pod: Pod, step: PodStep, attempt: int, own_outputs: Mapping[str, Mapping[str, str]]
+    pod: Pod,
+    step: PodStep,
+    attempt: int,
+    own_outputs: Mapping[str, Mapping[str, str]],
+    *,
+    leaving: Callable[[], None],
 ) -> Outcome:
     """Run ``step`` once. Its start is in the journal before, its end when `record_end` was called.
 
@@ -81,6 +86,7 @@ def run_attempt(
         step: what to run.
         attempt: its number, never used before.
         own_outputs: digests by output name of the steps that this pod has run, by step id.
+        leaving: called when the pod is asked to end, before the process has ended.
 
     Raises:
         Terminated: the pod was asked to end; the process has ended.
@@ -103,8 +109,10 @@ def run_attempt(
             argv,
             environ=_environ(folder),
             log_path=folder / "log.txt",
+            timeout_seconds=_timeout_seconds(pod, step),
+            leaving=leaving,
         )
-    return _judge(folder, ended)
+    return _judge(step, folder, ended)
 
 
 def record_end(
@@ -194,6 +202,13 @@ def _program(pod: Pod, step: PodStep, folder: Path, prefix: str) -> tuple[str, t
     return _LAUNCHER_MODULE, (*argv, "--trainjob", str(wanted), "--attempt-prefix", prefix)
 
 
+def _timeout_seconds(pod: Pod, step: PodStep) -> float | None:
+    """On several nodes it is the TrainJob's: waiting for quota is not work."""
+    if step.timeout_minutes is None or pod.request.trainjob is not None:
+        return None
+    return step.timeout_minutes * 60
+
+
 def _environ(folder: Path) -> dict[str, str]:
     retries = [name for name in os.environ if name.startswith("CRUCIBLE_RETRY_")]
     kept = {name: value for name, value in os.environ.items() if name not in retries}
@@ -206,7 +221,7 @@ def _environ(folder: Path) -> dict[str, str]:
     }
 
 
-def _judge(folder: Path, ended: Ended) -> Outcome:
+def _judge(step: PodStep, folder: Path, ended: Ended) -> Outcome:
     if ended.exit_code == 0:
         try:
             return Outcome(read_executor_output(folder / "executor_output.json"))
@@ -214,6 +229,10 @@ def _judge(folder: Path, ended: Ended) -> Outcome:
             message = f"the process ended well but left no usable executor output: {error}"
             fix = "Look in its log for what ended it early, then resume the run."
             return Outcome(failure=FailureRecord("no-output", message, fix, 1))
+    if ended.timed_out:
+        message = f"ended after its timeout of {step.timeout_minutes:g} minutes"
+        fix = "Raise the step's timeout_minutes, or find in its log where it hangs; then resume."
+        return Outcome(failure=FailureRecord("timeout", message, fix, ended.exit_code))
     if ended.exit_code == -signal.SIGKILL and ended.oom_kills:
         message = f"killed for lack of memory at {ended.peak_memory_gib:.1f} GiB"
         fix = "Raise the step's resources.memory_gib, or make its batches smaller; then resume."

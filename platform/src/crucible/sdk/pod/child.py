@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,12 +32,28 @@ class Ended:
     oom_kills: int | None
     """How often the kernel killed in this container meanwhile; None where it does not say."""
     peak_memory_gib: float
+    timed_out: bool = False
 
 
 def run_child(
-    module: str, argv: Sequence[str], *, environ: Mapping[str, str], log_path: Path
+    module: str,
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    log_path: Path,
+    timeout_seconds: float | None = None,
+    leaving: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Run ``python -m module argv`` to its end; what it prints goes to stdout and ``log_path``.
+
+    Args:
+        module: what to run.
+        argv: its arguments.
+        environ: its whole environment.
+        log_path: appended to.
+        timeout_seconds: the child is asked to end after that, and made to after `GRACE_SECONDS`.
+        leaving: called when this process was asked to end, once the child knows and before it has
+            ended. Argo's executor leaves a pod one second, so nothing can wait for the child.
 
     Raises:
         Terminated: this process was asked to end; the child has ended before that is raised.
@@ -46,8 +62,10 @@ def run_child(
     with log_path.open("ab") as log:
         process, pump = start_child(module, argv, environ=environ, log=log)
         try:
-            process.wait()
+            timed_out = not _ends_within(process, timeout_seconds)
         except Terminated:
+            process.send_signal(signal.SIGTERM)
+            leaving()
             end_children([process])
             raise
         finally:
@@ -57,7 +75,19 @@ def run_child(
         exit_code=process.returncode,
         oom_kills=None if before is None or after is None else after - before,
         peak_memory_gib=_peak_bytes() / 2**30,
+        timed_out=timed_out,
     )
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
+    """Wait for the end of ``process``, and bring it about when its time is over."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        logger.error("the step did not end within its timeout: ending it")
+        end_children([process])
+        return False
+    return True
 
 
 def start_child(

@@ -7,9 +7,11 @@ import itertools
 import logging
 import os
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from crucible.artifacts.store import Store, open_store
@@ -99,15 +101,14 @@ def _run_step(
             logger.error("not tried again: %s: %s %s", known.cause, known.message, known.fix)
             return Outcome(failure=known)
         relay.start()
+        leave = _Leaving(pod, step, attempt)
         try:
-            outcome = run_attempt(pod, step, attempt, own_outputs)
+            outcome = run_attempt(pod, step, attempt, own_outputs, leaving=leave.record)
             outcome = _with_parameters(pod, step, outcome)
         except Terminated as error:
             ignore_signals()
-            outcome = terminated(error)
-            with contextlib.suppress(TemporaryError):  # the pod ends either way
-                record_end(pod, step, attempt, outcome, retry_in_seconds=None)
-            return outcome
+            leave.record()
+            return terminated(error)
         failure = outcome.failure
         again = failure is not None and failure.cause == "temporary" and tries <= backoff.limit
         delay_seconds = backoff.delay_seconds(tries, random.Random()) if again else None
@@ -117,6 +118,24 @@ def _run_step(
         logger.warning("try %d failed: %s. Next in %.1f s.", tries, failure.message, delay_seconds)
         time.sleep(delay_seconds)
     raise AssertionError("count() never ends")
+
+
+@dataclass
+class _Leaving:
+    """Says once in the journal that an attempt ends because the pod was asked to."""
+
+    pod: Pod
+    step: PodStep
+    attempt: int
+    _is_recorded: bool = False
+
+    def record(self) -> None:
+        if self._is_recorded:
+            return
+        self._is_recorded = True
+        outcome = terminated(Terminated(signal.SIGTERM))
+        with contextlib.suppress(TemporaryError):  # the pod ends either way
+            record_end(self.pod, self.step, self.attempt, outcome, retry_in_seconds=None)
 
 
 def _with_parameters(pod: Pod, step: PodStep, outcome: Outcome) -> Outcome:

@@ -79,6 +79,8 @@ class PodStep:
     cache: bool = True
     cpus: float = 1.0
     optional_outputs: tuple[str, ...] = ()
+    timeout_minutes: float | None = None
+    """Of one attempt."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _json(value: Any) -> Any:
 
 
 def _step(value: Json) -> PodStep:
+    timeout = value.get("timeout_minutes")
     return PodStep(
         step_id=str(value["step_id"]),
         component=str(value["component"]),
@@ -177,6 +180,7 @@ def _step(value: Json) -> PodStep:
         cache=bool(value.get("cache", True)),
         cpus=float(value.get("cpus", 1.0)),
         optional_outputs=tuple(value.get("optional_outputs") or ()),
+        timeout_minutes=None if timeout is None else float(timeout),
     )
 
 
