@@ -23,9 +23,9 @@ from crucible.testing.cluster import (
     check_machine,
     start_cluster,
 )
+from crucible.testing.left_out import leave_out
 
 BUILD_SECONDS = 1800
-NOT_RUN = pytest.StashKey[str]()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -34,16 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # the last section
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """A skip is one letter; nobody shall take a run without a cluster for one with."""
-    yield
-    reason = terminalreporter.config.stash.get(NOT_RUN, None)
-    if reason:
-        terminalreporter.section("THE CLUSTER TESTS DID NOT RUN", red=True)
-        terminalreporter.line(reason)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +48,7 @@ def cluster(
     try:
         check_machine()
     except MachineUnfit as unfit:
-        request.config.stash[NOT_RUN] = str(unfit)
+        leave_out(request.config, "THE CLUSTER TESTS", str(unfit))
         pytest.skip("no Kubernetes can be started here; why stands at the end")
     _build_aloud(request.config)
     with start_cluster("tests") as own:

@@ -28,9 +28,9 @@ from crucible.testing.images import (
     check_machine,
     storage_options,
 )
+from crucible.testing.left_out import leave_out
 
 BUILD_SECONDS = 1800
-NOT_RUN = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,21 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A skip is one letter; nobody shall take a run without images for one with."""
-    reason = terminalreporter.config.stash.get(NOT_RUN, None)
-    if reason:
-        terminalreporter.section("THE TESTS OF IMAGES DID NOT RUN", red=True)
-        terminalreporter.line(reason)
-
-
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> Callable[[str], ImageArchive]:
     """Builds the image of a set, or takes it from the cache."""
     try:
         check_machine()
     except MachineUnfit as unfit:
-        request.config.stash[NOT_RUN] = str(unfit)
+        leave_out(request.config, "THE TESTS OF IMAGES", str(unfit))
         pytest.skip(str(unfit))
     return built_image
 

@@ -42,6 +42,8 @@ from crucible.testing.cluster.storage import default_storage
 
 logger = logging.getLogger(__name__)
 
+_WATCHERS = ("kube-controller-manager", "kube-scheduler")
+
 
 class OwnCluster(Cluster):
     """A cluster of this process, whose parts it may break and mend."""
@@ -101,12 +103,18 @@ class OwnCluster(Cluster):
         self.signal(name, signal.SIGKILL)
 
     def restart(self, name: str) -> None:
-        """Kill a part if it runs, start it, and return once it works."""
-        part = self._part(name)
-        if part.is_running:
-            part.send(signal.SIGKILL)
-        part.start()
-        part.wait_ready()
+        """Kill a part if it runs, start it, and return once it works.
+
+        What watches the API has waited longer each time that it did not answer, in the end half a
+        minute: those who would delay everything are started anew with it.
+        """
+        waiting = _WATCHERS if name in ("kube-apiserver", "etcd") else ()
+        parts = [self._part(each) for each in (name, *waiting)]
+        for part in parts:
+            if part.is_running:
+                part.send(signal.SIGKILL)
+            part.start()
+            part.wait_ready()
 
     def user_kubeconfig(self, user: str, groups: Iterable[str] = ()) -> Path:
         """A kubeconfig with a certificate for any user and groups; new users have no rights."""
