@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from crucible.artifacts.backend import CHECKPOINTS
 from crucible.cluster import connect
 from crucible.engines.state import FailureCause, RunState, RunStatus
 from crucible.journal import Journal, LineReader, StreamReader
-from crucible.plan.model import Plan, Retry
+from crucible.plan.model import Plan, PlanStep, Retry, StepOutput
 from crucible.sdk.component import Resources
 from crucible.sdk.pod.board import Board
 from crucible.specs.context import KubernetesSpec
@@ -35,6 +36,8 @@ from crucible.testing.trainer import TrainerDouble
 from .test_ir_pods import Install, Installation, ctr, give_image, install, machine, server
 
 __all__ = ["give_image", "install", "machine", "server"]  # fixtures
+
+logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINER = ("github.com/kubeflow/trainer/v2", "v2.3.0")
@@ -277,3 +280,44 @@ def test_it_is_told_which_node_failed_and_why(
     assert "node 1 (pod" in failure.message
     assert message in failure.message
     assert any(line.startswith("[node 1] ") for line in failure.log_tail)
+
+
+@pytest.mark.slow
+def test_train_vlm_on_two_nodes_trains_what_it_trains_on_one(
+    site: Site, give_image: Callable[[str], str]
+) -> None:
+    """The same batches, shared by two pods over their network, and not."""
+    train = give_image("train")
+    scenes = make_step(
+        "scenes",
+        "synthesize-scenes",
+        config={"num_scenes": 40, "num_prompt_scenes": 4, "num_evaluation_scenes": 4},
+        image=train,
+        resources=Resources(cpus=1.0, memory_gib=1.5),
+    )
+    settings = {"stage": "alignment", "steps": 8, "precision": "float32"}
+    inputs = {"dataset": StepOutput("scenes", "alignment")}
+
+    def align(name: str, nodes: int, after: tuple[str, ...]) -> PlanStep:
+        return make_step(
+            name,
+            "train-vlm",
+            inputs,
+            config=settings,
+            after=after,
+            image=train,
+            resources=Resources(cpus=0.5, memory_gib=2.0, nodes=nodes),
+            cache_enabled=False,  # equal settings have one fingerprint, on any number of nodes
+        )
+
+    plan = make_plan(scenes, align("two", 2, ()), align("one", 1, ("two",)))
+    state = site.installation.submit(plan)
+    assert state.status is RunStatus.SUCCEEDED, site.installation.last.errors
+    metrics = {}
+    for name in ("one", "two"):
+        digest = state.steps[name].outputs["metrics"]
+        metrics[name] = dict(site.installation.engine.store.manifest(digest).metadata)
+    logger.info("%s", metrics)
+    assert metrics["two"].keys() >= {"loss_total", "num_supervised_tokens"}
+    assert metrics["two"] == pytest.approx(metrics["one"], rel=2e-3)
+    assert state.steps["two"].outputs["model"] != state.steps["one"].outputs["model"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from crucible.engines.kfp.trainjob import SHARED_MEMORY
 from crucible.specs.context import PoolSpec, TrainerSpec, load_context
 from crucible.testing.manifests import Manifest, of_kind, pod_templates, render
 
@@ -106,6 +107,16 @@ def test_the_runtime_is_the_one_of_a_context(gpu: list[Manifest]) -> None:
     labels = job["template"]["metadata"]["labels"]
     assert labels == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
     assert job["name"] == job["template"]["spec"]["template"]["spec"]["containers"][0]["name"]
+
+
+def test_the_engine_sizes_the_runtimes_shared_memory(gpu: list[Manifest]) -> None:
+    """It changes the volume of this name; another one would be a second mount at /dev/shm."""
+    [runtime] = of_kind(gpu, "ClusterTrainingRuntime")
+    [template] = pod_templates(runtime)
+    [volume] = template["spec"]["volumes"]
+    [mount] = template["spec"]["containers"][0]["volumeMounts"]
+    assert mount == {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}
+    assert volume == {"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}
 
 
 def test_trainers_are_selected_by_their_policies(gpu: list[Manifest]) -> None:

@@ -22,6 +22,22 @@ def test_versions_stand_in_one_file(manifests: Path, versions: dict[str, str]) -
             assert [v for v in versions.values() if v in content] == [], path
 
 
+def test_tests_take_the_same_versions(manifests: Path, versions: dict[str, str]) -> None:
+    """Definitions and controllers in test clusters are those that the README promises."""
+    testing = manifests.parent / "platform" / "src" / "crucible" / "testing"
+    pins = [testing / "site.py", testing / "controllers" / "install.py"]
+    for project, module in (
+        ("kubeflow/trainer", "github.com/kubeflow/trainer/v2"),
+        ("kubernetes-sigs/kueue", "sigs.k8s.io/kueue"),
+    ):
+        for path in pins:
+            assert f'"{module}", "{versions[project]}"' in path.read_text(), path
+    for name in ("trainer", "kueue"):
+        text = (testing / "controllers" / "go" / name / "go.mod").read_text()
+        [version] = [v for project, v in versions.items() if project.endswith(f"/{name}")]
+        assert re.search(rf"{name}(/v2)? {re.escape(version)}$", text, re.M), name
+
+
 def test_the_readme_names_them(manifests: Path, versions: dict[str, str]) -> None:
     readme = (manifests / "README.md").read_text()
     assert [v for v in versions.values() if v.removeprefix("v") not in readme] == []

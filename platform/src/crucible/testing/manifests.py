@@ -39,8 +39,12 @@ def kubectl() -> str:
     return found
 
 
-def render(folder: Path) -> list[Manifest]:
+def render(folder: Path, *, warnings: bool = False) -> list[Manifest]:
     """All objects of a kustomization.
+
+    Args:
+        folder: where its ``kustomization.yaml`` is.
+        warnings: let those of kustomize pass, as for what somebody else wrote.
 
     Raises:
         ValueError: it does not build; with what kustomize said.
@@ -52,7 +56,7 @@ def render(folder: Path) -> list[Manifest]:
         check=False,
         timeout=_RENDER_SECONDS,
     )
-    if done.returncode or done.stderr:  # a warning of kustomize's is a mistake of ours
+    if done.returncode or (done.stderr and not warnings):
         raise ValueError(f"{folder}: {done.stderr.strip()}")
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 

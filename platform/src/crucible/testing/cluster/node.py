@@ -124,6 +124,7 @@ def _kubelet_config(slot: Slot, authority: Authority, serving: Identity) -> dict
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{slot.name}",
         "failSwapOn": False,
+        "syncFrequency": "5s",  # a Secret that changes reaches its pods no sooner
         "localStorageCapacityIsolation": False,  # it cannot measure every file system
         "imageGCHighThresholdPercent": 100,  # imported images cannot be pulled again
         "evictionHard": {
