@@ -121,6 +121,18 @@ def test_kfp_sees_metrics_pages_and_charts(
     assert chart.metadata["confidenceMetrics"]["list"][-1]["recall"] == 1
 
 
+def test_settings_full_of_braces_come_through(installation: Installation, locally: Any) -> None:
+    """KFP's launcher and Argo replace what stands in two of them."""
+    template = "{{workflow.name}} {{$.inputs.parameters['step']}} {{ messages[0]['content'] }}"
+    plan = imaged(make_plan(
+        make_step("one", "Noop", config={"salt": template}),
+        *(make_step(f"each[{i}]", "Noop", config={"salt": f"{template}{i}"}) for i in range(2)),
+    ))  # fmt: skip
+    state = installation.submit(plan)
+    assert set(statuses(state).values()) == {"succeeded"}
+    assert same(state, locally(plan))
+
+
 def test_a_chain_shares_a_pod(install: Install, locally: Any) -> None:
     plan = imaged(make_plan(
         make_step("first", "Noop", config={"salt": "a"}),

@@ -34,6 +34,7 @@ from crucible.engines.kfp.podspec import (
 from crucible.engines.kfp.trainjob import trainjob_json
 from crucible.engines.kfp.units import Unit, dependencies, outputs_read, unit_of_step, units_of
 from crucible.plan.model import Condition, MetricRef, Plan, PlanStep
+from crucible.sdk.pod.braces import quoted
 from crucible.specs.context import ContextDocument
 
 Json = dict[str, Any]
@@ -223,14 +224,14 @@ class _Compiler:
             "plan": ("STRING", self._plan_digest),
         }
         if unit.is_chain:
-            members = [{**self._json(step), "config": step.config} for step in unit.steps]
+            members = [{**self._json(step), "config": quoted(step.config)} for step in unit.steps]
             return values | {"chain": ("LIST", members)}
         first = unit.first
         if first.resources.nodes > 1:
             values["trainjob"] = ("STRUCT", trainjob_json(self._context, first))
         return values | {
             "step": ("STRUCT", self._json(first)),
-            "config": ("STRUCT", first.config),
+            "config": ("STRUCT", quoted(first.config)),
         }
 
     def _json(self, step: PlanStep) -> Json:
@@ -301,8 +302,8 @@ class _Compiler:
         return names
 
     def _items(self, unit: Unit) -> list[str]:
-        base = {**self._json(unit.first), "config": unit.first.config}
-        members = ({**self._json(step), "config": step.config} for step in unit.steps)
+        base = {**self._json(unit.first), "config": quoted(unit.first.config)}
+        members = ({**self._json(step), "config": quoted(step.config)} for step in unit.steps)
         return [item_text(base, member) for member in members]
 
 

@@ -117,5 +117,5 @@ def _metrics(refs: Mapping[str, MetricRef]) -> Json:
 
 
 def _cel_double(value: float) -> str:
-    text = repr(float(value))
-    return text if any(mark in text for mark in ".en") else f"{text}.0"
+    text = repr(float(value))  # finite: YAML of ours knows no other
+    return text if any(mark in text for mark in ".e") else f"{text}.0"

@@ -42,7 +42,7 @@ LOST = Failure(
     "its last checkpoint.",
     EXIT_FAILED,
 )
-_OF_ARGO = re.compile(r"(.*-driver|root|executor|iteration.*)(\(.*\))?\Z")
+_OF_ARGO = re.compile(r"(.*-driver|.*\.onExit|root|executor|iteration.*)(\(.*\))?\Z")
 """Nodes that a pipeline's author never wrote."""
 _TASK_STATUS = {
     "RUNNING": StepStatus.RUNNING,
@@ -150,12 +150,13 @@ def foreign_state(kfp: KfpRun) -> RunState:
     for task in kfp.tasks:
         if _OF_ARGO.match(task.name) or workflow.match(task.name):
             continue
-        status = _TASK_STATUS.get(task.state, StepStatus.PENDING)
+        unknown = StepStatus.SKIPPED if kfp.is_final else StepStatus.PENDING  # Argo omitted it
+        status = _TASK_STATUS.get(task.state, unknown)
         state.steps[task.name] = StepState(
             task.name,
             component="",
             status=status,
-            attempt=int(status is not StepStatus.PENDING),
+            attempt=int(status not in (StepStatus.PENDING, StepStatus.SKIPPED)),
             started_at=task.started_at,
             ended_at=task.ended_at if status.is_final else None,
             failure=FOREIGN_FAILURE if status is StepStatus.FAILED else None,

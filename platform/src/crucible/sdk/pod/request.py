@@ -25,6 +25,7 @@ from typing import Any
 
 from crucible.errors import UserError
 from crucible.sdk.executor import RuntimeArtifact, read_request
+from crucible.sdk.pod.braces import unquoted
 from crucible.sdk.types import ArtifactType
 
 Json = Mapping[str, Any]
@@ -163,7 +164,7 @@ def _step(value: Json) -> PodStep:
     return PodStep(
         step_id=str(value["step_id"]),
         component=str(value["component"]),
-        config=dict(value["config"]),
+        config=dict(unquoted(value["config"])),
         fingerprint=str(value["fingerprint"]),
         code=str(value.get("code", "")),
         inputs={
