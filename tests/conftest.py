@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
-
-_TESTS = Path(__file__).parent
 
 # A developer whose current context is a cluster shall not run the tests there.
 os.environ["CRUCIBLE_CONTEXT"] = "local"
 
 pytest_plugins = ["crucible.testing.left_out"]
-_HEAVY = ("cluster", "images")
+_ONE_PROCESS = re.compile(r"tests/(cluster|images)/")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Processes that share the tests take whole files; what runs a Kubernetes is one's alone."""
-    for item in items:
-        area, *_ = item.path.relative_to(_TESTS).parts
-        group = "cluster" if area in _HEAVY else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "one process" if _ONE_PROCESS.match(path) else path
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")
