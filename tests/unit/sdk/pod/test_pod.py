@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from crucible.artifacts import ArtifactRef, Store, open_store
+from crucible.artifacts.file_backend import FileBackend
+from crucible.errors import EXIT_TEMPORARY, StoreUnavailable
 from crucible.journal import Journal
-from crucible.sdk.pod import child, reporter
+from crucible.sdk.pod import child, relay, reporter
 from crucible.sdk.pod.main import run_pod
-from crucible.sdk.pod.pod import resolve_run_id
+from crucible.sdk.pod.pod import Pod, resolve_run_id
 from crucible.sdk.pod.request import PodRequest
 
 COMPONENTS = "crucible.testing.components"
@@ -281,3 +284,51 @@ def test_a_pod_that_must_go_says_so_before_its_step_has_ended(
     assert told_at[0] < 2.0 < child.GRACE_SECONDS
     [ended] = [event for event in journal.events() if event["type"] == "step.ended"]
     assert ended["failure"]["cause"] == "killed"
+
+
+@pytest.mark.parametrize("lost", ["ended.json", "started.json"])
+def test_a_store_that_is_away_when_a_step_begins_or_ends(
+    store: Store,
+    journal: Journal,
+    request_for: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    lost: str,
+) -> None:
+    """Nobody is told that a step is done before the journal knows; the next pod finds its work."""
+    write, fail = FileBackend.write, [True]
+
+    def fails_once(self: FileBackend, key: str, data: bytes, *, durable: bool = True) -> None:
+        if key.endswith(lost) and fail:
+            fail.clear()
+            raise StoreUnavailable("the store does not answer")
+        write(self, key, data, durable=durable)
+
+    monkeypatch.setattr(FileBackend, "write", fails_once)
+    request = request_for(step("a", "Noop"))
+    assert run_pod(request) == EXIT_TEMPORARY
+    assert not (tmp_path / "out.json").exists()
+    assert journal.outputs(["a"]) == {}
+    monkeypatch.setenv("KFP_RETRY_INDEX", "1")
+    assert run_pod(request) == 0
+    status = "cached" if lost == "ended.json" else "succeeded"
+    assert journal.events()[-1]["status"] == status
+    assert journal.outputs(["a"]).keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("trap '' TERM; sleep 60 & wait", -9), ("exit 75", 75)]
+)
+def test_a_step_does_not_fail_because_mlflow_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, script: str, said: int
+) -> None:
+    with subprocess.Popen(["sh", "-c", script]) as process:
+        monkeypatch.setattr(relay, "_start", lambda pod: process)
+        monkeypatch.setattr(relay, "_PATIENCE_SECONDS", 0.5)
+        if said > 0:
+            process.wait()
+        with relay.Relay(cast(Pod, None)) as telling:
+            time.sleep(0.2)
+            telling.start()
+    assert process.returncode == said
+    assert "MLflow does not have all of this step yet" in caplog.text
