@@ -13,18 +13,18 @@ import pytest
 os.environ["CRUCIBLE_CONTEXT"] = "local"
 
 pytest_plugins = ["crucible.testing.left_out"]
-_ONE_PROCESS = re.compile(r"tests/(cluster|images)/")
+_TOGETHER = re.compile(r"tests/(cluster/manifests|cluster|images)/")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Processes that share the tests take whole files; what runs a Kubernetes is one's alone."""
+    """Processes that share the tests take whole files; those of one Kubernetes stay together."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "one process" if _ONE_PROCESS.match(path) else path
+            together = _TOGETHER.match(nodeid)
+            return together[1] if together else nodeid.partition("::")[0]
 
     return Scheduler(config, log)
 

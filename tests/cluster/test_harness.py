@@ -76,7 +76,7 @@ def test_a_pod_with_too_many_rights_is_refused(cluster: Cluster, namespace: str)
 def test_a_service_name_resolves_and_answers_in_a_pod(cluster: Cluster, namespace: str) -> None:
     serve(cluster, namespace, "web", "hello")
     # A ready pod takes a moment to become an answer of DNS and a rule of the firewall.
-    short = "until wget -qO- http://web; do sleep 0.2; done"
+    short = "until wget -qO- http://web 2>/dev/null; do sleep 0.2; done"
     assert cluster.run_pod(short, namespace, "short") == "hello\n"
     full = f"wget -qO- http://web.{namespace}.svc.cluster.local"
     assert cluster.run_pod(full, namespace, "full") == "hello\n"

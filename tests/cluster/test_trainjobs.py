@@ -290,7 +290,7 @@ def test_train_vlm_on_two_nodes_trains_what_it_trains_on_one(
     train = give_image("train")
     scenes = make_step(
         "scenes",
-        "synthesize-scenes",
+        "crucible_components.synthesis.component:SynthesizeScenes",
         config={"num_scenes": 40, "num_prompt_scenes": 4, "num_evaluation_scenes": 4},
         image=train,
         resources=Resources(cpus=1.0, memory_gib=1.5),
@@ -301,7 +301,7 @@ def test_train_vlm_on_two_nodes_trains_what_it_trains_on_one(
     def align(name: str, nodes: int, after: tuple[str, ...]) -> PlanStep:
         return make_step(
             name,
-            "train-vlm",
+            "crucible_components.training.component:TrainVlm",
             inputs,
             config=settings,
             after=after,

@@ -19,7 +19,13 @@ from crucible.testing.cluster.harness import start_cluster
 from crucible.testing.cluster.images import import_archive
 from crucible.testing.cluster.namespaces import Namespaces
 from crucible.testing.cluster.programs import build_programs
-from crucible.testing.cluster.slots import FOLDER, NUM_SLOTS, describe_live, sweep_leftovers
+from crucible.testing.cluster.slots import (
+    FOLDER,
+    NUM_SLOTS,
+    describe_live,
+    is_taken,
+    sweep_leftovers,
+)
 
 _STOP_SECONDS = 60.0
 _SLOT = "decides addresses and folder (default: the first that is free)"
@@ -101,8 +107,9 @@ def _detach(name: str, slot: int | None) -> None:
 def _down(chosen: argparse.Namespace) -> None:
     state = _find(chosen.name)
     os.kill(state["pid"], signal.SIGTERM)
+    number = int(Path(state["kubeconfig"]).parent.name)
     deadline = time.monotonic() + _STOP_SECONDS
-    while any(live["pid"] == state["pid"] for live in describe_live()):
+    while is_taken(number):
         if time.monotonic() > deadline:
             raise ClusterFailed(f"process {state['pid']} did not end in {_STOP_SECONDS:.0f} s")
         time.sleep(0.1)

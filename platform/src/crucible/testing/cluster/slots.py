@@ -133,13 +133,19 @@ def sweep_leftovers() -> list[int]:
 def describe_live() -> Iterator[dict[str, Any]]:
     """The state that each running cluster's owner wrote."""
     for number in _numbers():
-        lock = _try_lock(number)
-        if lock is not None:
-            lock.close()
+        if not is_taken(number):
             continue
         state = FOLDER / str(number) / "state.json"
         if state.exists():
             yield json.loads(state.read_text())
+
+
+def is_taken(number: int) -> bool:
+    """True as long as an owner lives: it lets go last of all."""
+    lock = _try_lock(number)
+    if lock is not None:
+        lock.close()
+    return lock is None
 
 
 def remove_traces(number: int) -> None:
