@@ -62,7 +62,10 @@ def test_argo_is_patched(tmp_path: Path, manifests: Path) -> None:
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert environment == {"DEFAULT_REQUEUE_TIME": "1s", "TRANSIENT_ERROR_PATTERN": "x"}
     defaults = yaml.safe_load(config["data"]["workflowDefaults"])
-    assert defaults == {"spec": {"ttlStrategy": TTL}}
+    retry = {"limit": "0", "retryPolicy": "Always"}
+    assert defaults == {
+        "spec": {"ttlStrategy": TTL, "templateDefaults": {"retryStrategy": retry}},
+    }
     assert config["data"]["executor"] == "imagePullPolicy: IfNotPresent\n"
 
 

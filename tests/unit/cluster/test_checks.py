@@ -16,11 +16,6 @@ from crucible.testing.object_store import ObjectStore, object_store
 
 DEPLOYMENTS = "/apis/apps/v1/namespaces/kubeflow/deployments"
 CONFIG_MAPS = "/api/v1/namespaces/kubeflow/configmaps"
-STOCK = """
-spec:
-  templateDefaults:
-    retryStrategy: {limit: "2", retryPolicy: OnError}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +53,16 @@ def sound(api):
     for name in ("crucible-runner", "crucible-launcher"):
         api.put("/api/v1/namespaces/runs/serviceaccounts", {"metadata": {"name": name}})
     set_requeue(api, "1s")
-    api.put(CONFIG_MAPS, {"metadata": {"name": "workflow-controller-configmap"}, "data": {}})
+    set_defaults(api, '{limit: "0", retryPolicy: Always}')
     api.may = lambda spec: "user" not in spec
     put_node(api)
     return api
+
+
+def set_defaults(api, retry: str | None) -> None:
+    text = "" if retry is None else f"spec: {{templateDefaults: {{retryStrategy: {retry}}}}}"
+    data = {"workflowDefaults": text}
+    api.put(CONFIG_MAPS, {"metadata": {"name": "workflow-controller-configmap"}, "data": data})
 
 
 def set_requeue(api, value: str | None) -> None:
@@ -159,16 +160,29 @@ def test_a_runner_that_reads_every_secret(sound, findings) -> None:
 
 def test_argo_as_it_comes(sound, findings) -> None:
     set_requeue(sound, None)
-    data = {"workflowDefaults": STOCK}
-    config = {"metadata": {"name": "workflow-controller-configmap"}, "data": data}
-    sound.put(CONFIG_MAPS, config)
+    set_defaults(sound, '{limit: "2", retryPolicy: OnError}')
     found = findings()
     assert found["argo requeue time"].detail.startswith("10 s, the default")
     assert "DEFAULT_REQUEUE_TIME=1s" in found["argo requeue time"].fix
     assert "OnError" in found["argo retries"].detail
     assert "templateDefaults" in found["argo retries"].fix
-    sound.put(CONFIG_MAPS, {**config, "data": {"workflowDefaults": "{"}})
+    set_defaults(sound, "{")
     assert not findings()["argo retries"].passed
+
+
+@pytest.mark.parametrize(
+    ("retry", "detail"),
+    [
+        (None, "a pod that fails is started again, one that is deleted (a drained node) is not"),
+        ('{limit: "3", retryPolicy: Always}', "pods that ask for no retry, as the drivers'"),
+    ],
+)
+def test_argo_that_could_retry_better(sound, findings, retry: str | None, detail: str) -> None:
+    set_defaults(sound, retry)
+    found = findings()["argo retries"]
+    assert found.passed
+    assert found.detail.startswith(detail)
+    assert 'to {limit: "0", retryPolicy: Always}' in found.fix
 
 
 def test_what_may_not_be_read_is_advice(sound, findings) -> None:

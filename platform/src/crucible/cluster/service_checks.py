@@ -101,7 +101,7 @@ def _retry_default(site: Site, namespace: str) -> Finding:
     try:
         data = site.connection.get("read Argo's settings", path).get("data") or {}
     except ClusterRefused:
-        fix = f"it must have no templateDefaults.retryStrategy; {_ARGO_FIX}"
+        fix = f"its templateDefaults.retryStrategy must say Always, with limit 0; {_ARGO_FIX}"
         return unread(name, f"ConfigMap {_CONFIG}", fix)
     except ObjectNotFound:
         return _no_argo(name, "ConfigMap", _CONFIG, namespace)
@@ -111,9 +111,18 @@ def _retry_default(site: Site, namespace: str) -> Finding:
     except yaml.YAMLError:
         return Finding(name, False, f"workflowDefaults of {_CONFIG} is no YAML", "mend it")
     if strategy is None:
-        return Finding(name, True, "left to each step")
-    detail = f"workflowDefaults overrule steps with {json.dumps(strategy)}: a lost pod stays lost"
-    return Finding(name, True, detail, f"remove templateDefaults: {_ARGO_FIX}")
+        detail = "a pod that fails is started again, one that is deleted (a drained node) is not"
+    elif strategy.get("retryPolicy") == "Always":
+        limit = str(strategy.get("limit"))
+        if limit == "0":
+            return Finding(name, True, "a lost pod is started again as often as its step asks for")
+        detail = f"pods that ask for no retry, as the drivers', are started again {limit} times"
+    else:
+        detail = (
+            f"workflowDefaults overrule steps with {json.dumps(strategy)}: a lost pod stays lost"
+        )
+    fix = 'set templateDefaults.retryStrategy to {limit: "0", retryPolicy: Always}'
+    return Finding(name, True, detail, f"{fix}: {_ARGO_FIX}")
 
 
 def _no_argo(name: str, kind: str, object_: str, namespace: str) -> Finding:
