@@ -79,5 +79,9 @@ def test_the_tag_names_version_and_commit(checkout: Checkout) -> None:
     (checkout.root / "tests").mkdir()
     (checkout.root / "tests/a.py").write_text("no input of an image")
     assert not checkout.revision.endswith("-dirty")
+    first = checkout.revision
+    git(checkout.root, "add", "--all")
+    git(checkout.root, "commit", "-q", "-m", "no other image")
+    assert checkout.revision == first
     (checkout.root / "README.md").write_text("changed")
     assert default_tag(checkout).endswith("-dirty")

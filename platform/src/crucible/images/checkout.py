@@ -39,12 +39,15 @@ class Checkout:
 
     @property
     def revision(self) -> str:
-        """The commit, with ``-dirty`` if files differ from it; ``unknown`` where git knows none."""
-        commit = self._git("rev-parse", "HEAD")
-        if commit is None:
+        """The last commit that changed what images are made of, so that others change no image.
+
+        With ``-dirty`` if such files differ from it; ``unknown`` where git knows none.
+        """
+        paths = (*_SOURCES, *_SOURCE_DIRS, "components/images")
+        commit = self._git("log", "-1", "--format=%H", "--", *paths)
+        if not commit:
             return "unknown"
-        changed = self._git("status", "--porcelain", "--", *_SOURCES, *_SOURCE_DIRS)
-        return f"{commit}-dirty" if changed else commit
+        return f"{commit}-dirty" if self._git("status", "--porcelain", "--", *paths) else commit
 
     def inputs_digest(self, set_name: str) -> str:
         """Hex SHA-256 over every file that the image depends on: content and path."""

@@ -89,7 +89,8 @@ def built_image(set_name: str, *, checkout: Checkout | None = None) -> ImageArch
     check_machine()
     source = checkout or find_checkout(Path(__file__).resolve())
     with _locked():
-        recipe = f"{_FORM}\n{_base_recipe()}\n{source.inputs_digest(set_name)}"
+        inputs = f"{source.inputs_digest(set_name)}\n{source.revision}"  # a label of the image
+        recipe = f"{_FORM}\n{_base_recipe()}\n{inputs}"
         folder = cache_dir() / set_name / hashlib.sha256(recipe.encode()).hexdigest()[:32]
         if not (folder / _INFO).exists():
             _build(set_name, source, folder)
