@@ -85,7 +85,9 @@ def test_a_service_name_resolves_and_answers_in_a_pod(cluster: Cluster, namespac
 def test_a_service_answers_this_machine(own_cluster: OwnCluster, namespace: str) -> None:
     serve(own_cluster, namespace, "web", "hello")
     address = own_cluster.get("service", "web", namespace)["spec"]["clusterIP"]
-    with urllib3.PoolManager(retries=False, timeout=5.0) as pool:
+    # Until the firewall has the rule, packets go nowhere: each try is to end soon.
+    tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1.0)
+    with urllib3.PoolManager(retries=tries, timeout=1.0) as pool:
         assert pool.request("GET", f"http://{address}").data == b"hello\n"
 
 
