@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
 
+from crucible.engines.kfp.kubernetes_config import QUEUE_LABEL
+from crucible.specs.pools import POOL_LABEL
 from crucible.testing.cluster import Cluster
 from crucible.testing.cluster.simulated import RUN_FOR_ANNOTATION
 from crucible.testing.controllers import install_kueue, install_trainer
-from crucible.testing.site import RUNS, Site, hardened_pod
+from crucible.testing.site import RUNS, Site, hardened_pod, pods_of_job
 
 pytestmark = pytest.mark.slow
-POOL, QUEUE = "crucible.dev/pool", "kueue.x-k8s.io/queue-name"
 GPU = "nvidia.com/gpu"
 
 
@@ -29,7 +29,7 @@ def launcher(site: Site, definitions: None) -> Iterator[Cluster]:
     site.install("gpu")
     nodes = []
     for pool in ("gpu-train", "gpu-eval"):
-        made = {"labels": {POOL: pool}, "taints": (f"{POOL}={pool}:NoSchedule",)}
+        made = {"labels": {POOL_LABEL: pool}, "taints": (f"{POOL_LABEL}={pool}:NoSchedule",)}
         nodes += site.cluster.add_nodes(2, prefix=f"queued-{pool}", **made)
     site.cluster.wait("condition=Active", "clusterqueue/crucible")
     account = site.cluster.account_kubeconfig("crucible-launcher", RUNS)
@@ -46,7 +46,7 @@ def names(launcher: Cluster) -> Iterator[list[str]]:
         launcher.kubectl("delete", "trainjob", name, f"--namespace={RUNS}", "--ignore-not-found")
 
 
-def start(launcher: Cluster, names: list[str], name: str, run_for: str, **metadata: Any) -> None:
+def start(launcher: Cluster, names: list[str], name: str, run_for: str) -> None:
     """A job of two nodes with 8 GPUs each, which is all that the pool has."""
     pod = {"metadata": {"annotations": {RUN_FOR_ANNOTATION: run_for}}}
     jobs = [{"name": "node", "template": {"spec": {"template": pod}}}]
@@ -54,7 +54,11 @@ def start(launcher: Cluster, names: list[str], name: str, run_for: str, **metada
     job = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": {"name": name, "namespace": RUNS, "labels": {QUEUE: "crucible"}, **metadata},
+        "metadata": {
+            "name": name,
+            "namespace": RUNS,
+            "labels": {QUEUE_LABEL: "crucible"},
+        },
         "spec": {
             "runtimeRef": {"name": "crucible-torch"},
             "trainer": {
@@ -74,24 +78,17 @@ def start(launcher: Cluster, names: list[str], name: str, run_for: str, **metada
     launcher.kubectl("create", "-f", "-", text=yaml.safe_dump(job))
 
 
-def pods_of(launcher: Cluster, job: str) -> list[dict[str, Any]]:
-    selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
-    text = launcher.kubectl("get", "pods", selector, f"--namespace={RUNS}", "--output=json")
-    items: list[dict[str, Any]] = yaml.safe_load(text)["items"]
-    return items
-
-
 def test_a_job_goes_to_its_pool_as_a_whole(launcher: Cluster, names: list[str]) -> None:
     """Kueue adds the pool's selector and toleration; the job itself names neither."""
     start(launcher, names, "whole", "2s")
     launcher.wait("condition=Complete", "trainjob/whole", namespace=RUNS, timeout_seconds=120)
-    pods = pods_of(launcher, "whole")
+    pods = pods_of_job(launcher, "whole")
     assert {pod["spec"]["nodeName"] for pod in pods} == {
         "queued-gpu-train-0",
         "queued-gpu-train-1",
     }
     for pod in pods:
-        assert pod["spec"]["nodeSelector"][POOL] == "gpu-train"
+        assert pod["spec"]["nodeSelector"][POOL_LABEL] == "gpu-train"
         assert pod["spec"]["priorityClassName"] == "crucible-training"
 
 
@@ -101,22 +98,22 @@ def test_a_job_waits_for_quota(launcher: Cluster, names: list[str]) -> None:
     launcher.wait("jsonpath={.spec.suspend}=false", "trainjob/first", namespace=RUNS)
     start(launcher, names, "second", "1s")
     launcher.wait("condition=Suspended", "trainjob/second", namespace=RUNS)
-    assert pods_of(launcher, "second") == []
+    assert pods_of_job(launcher, "second") == []
     launcher.wait("condition=Complete", "trainjob/first", namespace=RUNS, timeout_seconds=120)
     launcher.wait("condition=Complete", "trainjob/second", namespace=RUNS, timeout_seconds=120)
 
 
 def test_a_gpu_pod_is_queued_by_its_label(site: Site, launcher: Cluster) -> None:
     """As steps on one node are: the pool is the step's choice, the admission Kueue's."""
-    pod = hardened_pod("evaluate", nodeSelector={POOL: "gpu-eval"})
-    pod["metadata"]["labels"] = {QUEUE: "crucible"}
+    pod = hardened_pod("evaluate", nodeSelector={POOL_LABEL: "gpu-eval"})
+    pod["metadata"]["labels"] = {QUEUE_LABEL: "crucible"}
     pod["spec"]["containers"][0]["resources"] = {"limits": {GPU: "8"}}
     site.cluster.apply(pod)
     site.cluster.wait("condition=PodScheduled", "pod/evaluate", namespace=RUNS)
     spec = site.cluster.get("pod", "evaluate", RUNS)["spec"]
     site.cluster.kubectl("delete", "pod", "evaluate", f"--namespace={RUNS}", "--wait=false")
     assert spec["nodeName"].startswith("queued-gpu-eval-")
-    assert any(toleration.get("key") == POOL for toleration in spec["tolerations"])
+    assert any(toleration.get("key") == POOL_LABEL for toleration in spec["tolerations"])
 
 
 def test_pods_without_a_queue_are_left_alone(site: Site, launcher: Cluster) -> None:

@@ -23,7 +23,7 @@ from crucible.testing.controllers import install_trainer
 from crucible.testing.manifests import of_kind, render, restricted_violations
 from crucible.testing.network_policy import Pod, allowed
 from crucible.testing.plans import make_step
-from crucible.testing.site import RUNS, Site
+from crucible.testing.site import RUNS, Site, pods_of_job
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
 pytestmark = pytest.mark.slow
@@ -78,17 +78,10 @@ def train_job(name: str, script: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def pods_of(who: Cluster, job: str) -> list[dict[str, Any]]:
-    selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
-    text = who.kubectl("get", "pods", selector, f"--namespace={RUNS}", "--output=json")
-    items: list[dict[str, Any]] = yaml.safe_load(text)["items"]
-    return sorted(items, key=lambda pod: str(pod["metadata"]["name"]))
-
-
 def test_two_nodes_meet(launcher: Cluster) -> None:
     launcher.kubectl("create", "-f", "-", text=yaml.safe_dump(train_job("meet", RENDEZVOUS)))
     launcher.wait("condition=Complete", "trainjob/meet", namespace=RUNS, timeout_seconds=180)
-    pods = pods_of(launcher, "meet")
+    pods = pods_of_job(launcher, "meet")
     said = [
         launcher.kubectl("logs", pod["metadata"]["name"], f"--namespace={RUNS}").splitlines()
         for pod in pods
@@ -110,7 +103,7 @@ def test_the_policies_select_these_pods(launcher: Cluster) -> None:
     launcher.kubectl("create", "-f", "-", text=yaml.safe_dump(train_job("labels", "sleep 60")))
     selector = "--selector=jobset.sigs.k8s.io/jobset-name=labels"
     launcher.wait("create", "pod", selector, namespace=RUNS)
-    labels = pods_of(launcher, "labels")[0]["metadata"]["labels"]
+    labels = pods_of_job(launcher, "labels")[0]["metadata"]["labels"]
     launcher.kubectl("delete", "trainjob", "labels", f"--namespace={RUNS}")
     policies = of_kind(render(MANIFESTS / "overlays" / "gpu"), "NetworkPolicy")
     trainer = Pod(RUNS, labels)
@@ -124,7 +117,7 @@ def test_a_failed_node_ends_the_job(launcher: Cluster) -> None:
     script = '[ "$PET_NODE_RANK" = 0 ] && exit 3; trap exit TERM; sleep 300 & wait'
     launcher.kubectl("create", "-f", "-", text=yaml.safe_dump(train_job("fail", script)))
     launcher.wait("condition=Failed", "trainjob/fail", namespace=RUNS, timeout_seconds=120)
-    assert len(pods_of(launcher, "fail")) <= 2
+    assert len(pods_of_job(launcher, "fail")) <= 2
     launcher.kubectl("delete", "trainjob", "fail", f"--namespace={RUNS}")
 
 
@@ -135,7 +128,7 @@ def test_the_engines_job_keeps_what_the_runtime_says(launcher: Cluster) -> None:
     name = job["metadata"]["name"]
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
     launcher.wait("create", "pod", selector, namespace=RUNS)
-    [pod, *_] = pods_of(launcher, name)
+    [pod, *_] = pods_of_job(launcher, name)
     launcher.kubectl("delete", "trainjob", name, f"--namespace={RUNS}")
     assert restricted_violations(pod["spec"]) == []
     assert pod["spec"]["automountServiceAccountToken"] is False

@@ -31,12 +31,9 @@ def events_of(connection: Connection, pod: PodView) -> list[EventView]:
     path = path_of("v1", "events", namespace=pod.namespace)
     query = {"fieldSelector": f"involvedObject.uid={pod.uid}"}
     items, _ = connection.items(f"list events of pod {pod.name}", path, query)
-    return [_view(item) for item in sorted(items, key=_order)]
-
-
-def _order(item: Json) -> tuple[int, str]:
-    """Most times are whole seconds; within one, names go by the nanosecond of the first report."""
-    return int(_view(item).last_at or 0), str(item["metadata"]["name"])
+    # Most times are whole seconds; within one, names go by the nanosecond of the first report.
+    by_name = sorted(items, key=lambda item: str(item["metadata"]["name"]))
+    return sorted(map(_view, by_name), key=lambda event: int(event.last_at or 0))
 
 
 def _view(item: Json) -> EventView:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from crucible.testing.cluster import ClusterFailed, OwnCluster
+from crucible.testing.cluster import Cluster, ClusterFailed, OwnCluster
 from crucible.testing.manifests import module_folder
 
 SYSTEM = "crucible-system"
@@ -148,6 +148,14 @@ class Site:
         except ClusterFailed as refused:
             return str(refused)
         return ""
+
+
+def pods_of_job(who: Cluster, job: str) -> list[dict[str, Any]]:
+    """The pods of a TrainJob, by name, as ``who`` may see them."""
+    selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
+    text = who.kubectl("get", "pods", selector, f"--namespace={RUNS}", "--output=json")
+    items: list[dict[str, Any]] = yaml.safe_load(text)["items"]
+    return sorted(items, key=lambda pod: str(pod["metadata"]["name"]))
 
 
 def hardened_pod(

@@ -224,7 +224,7 @@ class _Compiler:
             "plan": ("STRING", self._plan_digest),
         }
         if unit.is_chain:
-            members = [{**self._json(step), "config": quoted(step.config)} for step in unit.steps]
+            members = [self._member(step) for step in unit.steps]
             return values | {"chain": ("LIST", members)}
         first = unit.first
         if first.resources.nodes > 1:
@@ -233,6 +233,10 @@ class _Compiler:
             "step": ("STRUCT", self._json(first)),
             "config": ("STRUCT", quoted(first.config)),
         }
+
+    def _member(self, step: PlanStep) -> Json:
+        """A step with its settings, as pods take them apart."""
+        return {**self._json(step), "config": quoted(step.config)}
 
     def _json(self, step: PlanStep) -> Json:
         return step_json(
@@ -302,9 +306,8 @@ class _Compiler:
         return names
 
     def _items(self, unit: Unit) -> list[str]:
-        base = {**self._json(unit.first), "config": quoted(unit.first.config)}
-        members = ({**self._json(step), "config": quoted(step.config)} for step in unit.steps)
-        return [item_text(base, member) for member in members]
+        base = self._member(unit.first)
+        return [item_text(base, self._member(step)) for step in unit.steps]
 
 
 def _shards(items: Iterable[str]) -> Iterable[list[str]]:

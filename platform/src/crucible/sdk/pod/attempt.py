@@ -77,7 +77,7 @@ def run_attempt(
     attempt: int,
     own_outputs: Mapping[str, Mapping[str, str]],
     *,
-    leaving: Callable[[], None],
+    leaving: Callable[[Terminated], None],
 ) -> Outcome:
     """Run ``step`` once. Its start is in the journal before, its end when `record_end` was called.
 

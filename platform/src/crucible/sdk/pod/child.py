@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -42,7 +43,7 @@ def run_child(
     environ: Mapping[str, str],
     log_path: Path,
     timeout_seconds: float | None = None,
-    leaving: Callable[[], None] = lambda: None,
+    leaving: Callable[[Terminated], None] = lambda error: None,
 ) -> Ended:
     """Run ``python -m module argv`` to its end; what it prints goes to stdout and ``log_path``.
 
@@ -63,10 +64,8 @@ def run_child(
         process, pump = start_child(module, argv, environ=environ, log=log)
         try:
             timed_out = not _ends_within(process, timeout_seconds)
-        except Terminated:
-            process.send_signal(signal.SIGTERM)
-            leaving()
-            end_children([process])
+        except Terminated as error:
+            end_children([process], meanwhile=functools.partial(leaving, error))
             raise
         finally:
             pump.join(timeout=GRACE_SECONDS)  # a grandchild may hold the pipe open for ever
@@ -113,10 +112,16 @@ def start_child(
     return process, pump
 
 
-def end_children(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask all that still run to end, and after `GRACE_SECONDS` make them."""
+def end_children(
+    processes: Sequence[subprocess.Popen[bytes]], *, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Ask all that still run to end, and after `GRACE_SECONDS` make them.
+
+    ``meanwhile`` is called once they have been asked.
+    """
     for process in processes:
         process.send_signal(signal.SIGTERM)
+    meanwhile()
     deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
         try:

@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import random
-import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -107,7 +106,7 @@ def _run_step(
             outcome = _with_parameters(pod, step, outcome)
         except Terminated as error:
             ignore_signals()
-            leave.record()
+            leave.record(error)
             return terminated(error)
         failure = outcome.failure
         again = failure is not None and failure.cause == "temporary" and tries <= backoff.limit
@@ -129,13 +128,12 @@ class _Leaving:
     attempt: int
     _is_recorded: bool = False
 
-    def record(self) -> None:
+    def record(self, error: Terminated) -> None:
         if self._is_recorded:
             return
         self._is_recorded = True
-        outcome = terminated(Terminated(signal.SIGTERM))
         with contextlib.suppress(TemporaryError):  # the pod ends either way
-            record_end(self.pod, self.step, self.attempt, outcome, retry_in_seconds=None)
+            record_end(self.pod, self.step, self.attempt, terminated(error), retry_in_seconds=None)
 
 
 def _with_parameters(pod: Pod, step: PodStep, outcome: Outcome) -> Outcome:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import logging
 import os
 import platform
-import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crucible.testing.cluster.failures import ClusterFailed
+from crucible.testing.cluster.go_programs import build_program, cache_home, sources_digest
 
 logger = logging.getLogger(__name__)
 
@@ -89,18 +86,12 @@ def _locate(name: str) -> Path:
 
 
 def _cache_dir() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "crucible" / "kubernetes" / f"{VERSION}-{_digest()}" / "bin"
+    return cache_home() / "kubernetes" / f"{VERSION}-{_digest()}" / "bin"
 
 
 @functools.cache
 def _digest() -> str:
-    """Of everything that decides what the compiler makes."""
-    digest = hashlib.sha256(f"{platform.machine()} {_LDFLAGS}".encode())
-    for path in sorted(_SOURCES.rglob("*")):
-        if path.is_file():
-            digest.update(f"\0{path.relative_to(_SOURCES)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    return sources_digest(_SOURCES, f"{platform.machine()} {_LDFLAGS}")
 
 
 def _build(programs: list[_Program], folder: Path) -> None:
@@ -110,18 +101,6 @@ def _build(programs: list[_Program], folder: Path) -> None:
             "building %s (%d of %d); what is left takes about %d s the first time on two cores",
             program.name, number, len(programs), expected,
         )  # fmt: skip
-        started = time.monotonic()
-        partial = folder / f"{program.name}.partial"
-        command = ["go", "build", "-trimpath", "-ldflags", _LDFLAGS, "-o", str(partial)]
-        done = subprocess.run(
-            [*command, program.package],
-            cwd=_SOURCES / program.module,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ClusterFailed(f"building {program.name} failed:\n{done.stderr[-4000:]}")
-        partial.rename(folder / program.name)
+        source = _SOURCES / program.module
+        build_program(program.package, source, folder / program.name, ldflags=_LDFLAGS)
         expected -= program.seconds
-        logger.info("built %s in %.0f s", program.name, time.monotonic() - started)

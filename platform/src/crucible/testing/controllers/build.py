@@ -7,16 +7,14 @@ folder under ``go/`` pins one set with digests of all that it is made of.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import platform
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
-from crucible.testing.cluster import ClusterFailed
+from crucible.testing.cluster.go_programs import build_program, cache_home, sources_digest
 
 logger = logging.getLogger(__name__)
 
@@ -48,28 +46,16 @@ def build_controller(package: str, pins: str) -> Path:
 
 def _build(package: str, pins: str, program: Path) -> None:
     logger.info("building %s, which takes minutes the first time", package)
-    started = time.monotonic()
-    partial = program.with_suffix(".partial")
-    environ = {**os.environ, "CGO_ENABLED": "0"}
-    commands = (
-        ["go", "mod", "download"],
-        ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(partial), package],
-    )
-    for command in commands:
-        done = subprocess.run(
-            command, cwd=_SOURCES / pins, env=environ, capture_output=True, text=True, check=False
-        )
-        if done.returncode and command[1] == "mod":
-            raise FileNotFoundError(f"modules of {package}: {done.stderr.strip()[-2000:]}")
-        if done.returncode:
-            raise ClusterFailed(f"building {package} failed:\n{done.stderr[-4000:]}")
-    partial.rename(program)
-    logger.info("built %s in %.0f s", package, time.monotonic() - started)
+    source, environ = _SOURCES / pins, {**os.environ, "CGO_ENABLED": "0"}
+    fetched = subprocess.run(
+        ["go", "mod", "download"], cwd=source, env=environ, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if fetched.returncode:
+        raise FileNotFoundError(f"modules of {package}: {fetched.stderr.strip()[-2000:]}")
+    build_program(package, source, program, ldflags="-s -w", environ=environ)
 
 
 def _cache(pins: str) -> Path:
-    digest = hashlib.sha256(platform.machine().encode())
-    for path in sorted((_SOURCES / pins).iterdir()):
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "crucible" / "controllers" / f"{pins}-{digest.hexdigest()[:12]}"
+    digest = sources_digest(_SOURCES / pins, platform.machine())
+    return cache_home() / "controllers" / f"{pins}-{digest}"

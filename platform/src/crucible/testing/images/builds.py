@@ -24,6 +24,7 @@ from pathlib import Path
 from crucible.images.builder import LAYER_TIME, Builder, find_builder
 from crucible.images.building import build_image
 from crucible.images.checkout import Checkout, find_checkout
+from crucible.testing.cluster.go_programs import cache_home
 from crucible.testing.images.machine import BASE_IMAGE_VARIABLE, check_machine
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ class ImageArchive:
 
 def cache_dir() -> Path:
     """``${XDG_CACHE_HOME:-~/.cache}/crucible/images``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "crucible" / "images"
+    return cache_home() / "images"
 
 
 def storage_options() -> tuple[str, ...]:
