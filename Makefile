@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.txt)
 # requirements.txt is used as constraints: every version is pinned and every hash is checked.
-INSTALL := UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --compile-bytecode -c requirements.txt
+INSTALL := UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode \
+	-c requirements.txt
 PIPELINE := pipelines/quickstart/pipeline.yaml
 
 .DEFAULT_GOAL := help
