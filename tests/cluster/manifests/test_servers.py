@@ -98,7 +98,7 @@ def running(site: Site, definitions: None, images: dict[str, str]) -> Site:
 def ready(site: Site, workload: str) -> None:
     cluster, where = site.cluster, f"--namespace={SYSTEM}"
     try:
-        cluster.kubectl("rollout", "status", workload, where, "--timeout=480s")
+        cluster.kubectl("rollout", "status", workload, where, "--timeout=290s")
     except ClusterFailed as failure:
         said = cluster.kubectl("logs", workload, where, "--tail=40")
         pytest.fail(f"{failure}\n{said}", pytrace=False)

@@ -75,9 +75,10 @@ class Site:
         self.cluster.wait("condition=Established", *names)
 
     def install(self, overlay: str) -> None:
-        """Make an overlay the one that is installed."""
+        """Make an overlay the one that is installed, anew: its pods do not wait for older ones."""
         if overlay == self._installed:
             return
+        self.cluster.kubectl("delete", "deployment", "--all", f"--namespace={SYSTEM}")
         # Their claims' sizes differ, and those of an existing one cannot be changed.
         self.cluster.kubectl(
             "delete", "statefulset", "--all", f"--namespace={SYSTEM}", "--cascade=orphan"
