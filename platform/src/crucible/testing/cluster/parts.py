@@ -77,7 +77,7 @@ class Part:
             time.sleep(0.1)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; returns when the program has ended, if it is one that ends it.
+        """Send a signal; returns when the program has ended or stands, if it is one that does it.
 
         The process that entered the namespaces stops whenever the program does, and goes on only
         if told so itself.
@@ -85,10 +85,13 @@ class Part:
         Raises:
             ClusterFailed: it is not running, or did not end.
         """
-        os.kill(self.pid, number)
+        pid = self.pid
+        os.kill(pid, number)
         assert self._entered is not None
         if number == signal.SIGCONT:
             self._entered.send_signal(number)
+        if number == signal.SIGSTOP:
+            self._wait_until_all_stand(pid)
         if number not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
             return
         try:
@@ -96,11 +99,27 @@ class Part:
         except subprocess.TimeoutExpired as late:
             raise ClusterFailed(f"{self.spec.name} did not end on {number.name}") from late
 
+    def _wait_until_all_stand(self, pid: int) -> None:
+        """Threads that run on another core go on for a moment, long enough for an answer."""
+        deadline = time.monotonic() + _END_SECONDS
+        while not all(_stands(thread / "stat") for thread in Path(f"/proc/{pid}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise ClusterFailed(f"{self.spec.name} did not stop")
+            time.sleep(0.005)
+
     def _said(self) -> str:
         if not self.log.exists():
             return "It said nothing."
         lines = self.log.read_text(errors="replace").splitlines()[-_QUOTED_LINES:]
         return f"The end of {self.log}:\n" + "\n".join(lines)
+
+
+def _stands(stat: Path) -> bool:
+    """Whether a thread is stopped, or has ended since."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def answers(url: str, authority: Path | None = None) -> bool:
