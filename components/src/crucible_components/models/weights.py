@@ -1,55 +1,32 @@
-"""Streaming safetensors: read one tensor at a time, write one tensor at a time.
+"""Reading safetensors: names, shapes and types of all tensors first, values when asked for.
 
-A merge of models larger than memory needs the names, shapes and types of all tensors first and
-their values one after another. `TensorReader` reads the headers of an artifact's safetensors files
-and maps or range-reads single tensors. `TensorWriter` fixes the layout of all output files before
-the first value exists, so that values may come in any order and are never held.
-
-The bytes written equal those of ``safetensors.torch.save_file`` for the same tensors.
+Values come by position from the file, not from a mapping of it: a mapped file that somebody cuts
+short kills the process, and reading into a buffer costs no more.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
-import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 import torch
 
-from crucible.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound
+from crucible.errors import ArtifactCorrupt, ArtifactNotFound
+from crucible_components.models.safetensors_format import (
+    DTYPES,
+    INDEX_FILE,
+    MAX_HEADER_BYTES,
+    TensorInfo,
+)
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library accepts."""
-
-_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-# The library orders tensors by this rank of their type, highest first, then by name.
-_DTYPE_ORDER = "BOOL U8 I8 F8_E5M2 F8_E4M3 I16 F16 BF16 I32 F32 F64 I64"
-_DTYPE_RANK = {name: rank for rank, name in enumerate(_DTYPE_ORDER.split())}
+__all__ = ["TensorInfo", "TensorReader", "TensorSource"]
 
 
 class TensorSource(Protocol):
@@ -57,19 +34,6 @@ class TensorSource(Protocol):
 
     def paths(self) -> tuple[str, ...]: ...
     def open(self, path: str) -> BinaryIO: ...
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Name, type and shape of one tensor, without its values."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -81,8 +45,9 @@ class _Location:
 class TensorReader:
     """All tensors of an artifact by name; values are read when asked for.
 
-    ``infos`` maps names to `TensorInfo` in the order of the files. A file on this machine is
-    memory-mapped; any other stream is read range by range. Use as a context manager.
+    ``infos`` maps names to `TensorInfo` in the order of the files. Several threads may read at
+    once; a stream that is no file of this machine is read range by range, by one at a time. Use as
+    a context manager.
 
     Raises:
         ArtifactNotFound: the artifact holds no safetensors file.
@@ -92,7 +57,7 @@ class TensorReader:
     def __init__(self, artifact: TensorSource) -> None:
         self._artifact = artifact
         self._streams: dict[str, BinaryIO] = {}
-        self._maps: dict[str, mmap.mmap] = {}
+        self._lock = threading.Lock()
         self._locations: dict[str, _Location] = {}
         self.infos: dict[str, TensorInfo] = {}
         try:
@@ -113,24 +78,47 @@ class TensorReader:
         _check_index(index, self._locations)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor's values; a private, copy-on-write view of the file where it is local."""
+        """The tensor's values."""
+        info = self.infos[name]
+        return self.read_span(name, slice(0, math.prod(info.shape))).reshape(info.shape)
+
+    def read_span(self, name: str, span: slice) -> torch.Tensor:
+        """The elements ``span`` of the flat tensor, copied; several threads may read at once."""
         info, location = self.infos[name], self._locations[name]
-        if info.num_bytes == 0:
-            return torch.empty(info.shape, dtype=info.dtype)
-        mapped = self._map(location.path)
-        if mapped is not None:
-            raw = torch.frombuffer(
-                mapped, dtype=torch.uint8, count=info.num_bytes, offset=location.start_bytes
-            )
-        else:
-            raw = torch.frombuffer(self._read_range(location, info.num_bytes), dtype=torch.uint8)
-        if raw.data_ptr() % info.dtype.itemsize:
-            raw = raw.clone()
-        return raw.view(info.dtype).reshape(info.shape)
+        values_N = torch.empty(span.stop - span.start, dtype=info.dtype)
+        raw = values_N.view(torch.uint8).numpy().data
+        start_bytes = location.start_bytes + span.start * info.dtype.itemsize
+        self._read_into(location.path, start_bytes, raw)
+        return values_N
+
+    def _read_into(self, path: str, start_bytes: int, target: memoryview) -> None:
+        descriptor = self._descriptor(path)
+        done = 0
+        while done < len(target):
+            if descriptor is None:
+                piece = self._read_piece(path, start_bytes + done, len(target) - done)
+                target[done : done + len(piece)] = piece
+                count = len(piece)
+            else:
+                count = os.preadv(descriptor, [target[done:]], start_bytes + done)
+            if count == 0:
+                raise ArtifactCorrupt(f"{path}: ends {len(target) - done} bytes too early.")
+            done += count
+
+    def _read_piece(self, path: str, start_bytes: int, num_bytes: int) -> bytes:
+        with self._lock:
+            stream = self._stream(path)
+            stream.seek(start_bytes)
+            return stream.read(num_bytes)
+
+    def _descriptor(self, path: str) -> int | None:
+        try:
+            return self._stream(path).fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            return None
 
     def close(self) -> None:
-        """Close the files. Mapped tensors that are still in use stay valid."""
-        self._maps.clear()
+        """Close the files."""
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
@@ -145,159 +133,6 @@ class TensorReader:
         if path not in self._streams:
             self._streams[path] = self._artifact.open(path)
         return self._streams[path]
-
-    def _map(self, path: str) -> mmap.mmap | None:
-        if path not in self._maps:
-            try:
-                descriptor = self._stream(path).fileno()
-            except (AttributeError, io.UnsupportedOperation):
-                return None
-            self._maps[path] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-        return self._maps[path]
-
-    def _read_range(self, location: _Location, num_bytes: int) -> bytearray:
-        stream = self._stream(location.path)
-        stream.seek(location.start_bytes)
-        data = bytearray(num_bytes)
-        done = 0
-        while done < num_bytes:
-            piece = stream.read(num_bytes - done)
-            if not piece:
-                raise ArtifactCorrupt(f"{location.path}: ends {num_bytes - done} bytes too early.")
-            data[done : done + len(piece)] = piece
-            done += len(piece)
-        return data
-
-
-class TensorWriter:
-    """Writes tensors, in any order, into files whose layout is fixed at construction.
-
-    One ``model.safetensors`` up to ``max_shard_bytes``, else numbered shards with an index.
-    ``new_file`` turns a file name into the path to write (`Artifact.new_file`). Every file is
-    written under a temporary name and renamed when the ``with`` block ends well; an error, or a
-    tensor left unwritten, leaves no file.
-    """
-
-    def __init__(
-        self,
-        new_file: Callable[[str], Path],
-        layout: Iterable[TensorInfo],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        max_shard_bytes: int = 5_000_000_000,
-    ) -> None:
-        self._infos = {info.name: info for info in sorted(layout, key=_layout_key)}
-        self._pending = set(self._infos)
-        self._files: dict[str, BinaryIO] = {}
-        self._offsets: dict[str, tuple[str, int]] = {}
-        self._targets: dict[str, Path] = {}
-        shards = _plan_shards(list(self._infos.values()), max_shard_bytes)
-        for name, infos in shards.items():
-            self._targets[name] = new_file(name)
-            header = _encode_header(infos, metadata or {"format": "pt"})
-            file = self._files[name] = _temporary(self._targets[name]).open("wb")
-            file.write(header)
-            start_bytes = len(header)
-            for info in infos:
-                self._offsets[info.name] = (name, start_bytes)
-                start_bytes += info.num_bytes
-            file.truncate(start_bytes)
-        self._index = _encode_index(shards) if len(shards) > 1 else None
-        self._index_path = new_file(INDEX_FILE) if self._index is not None else None
-
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Store the values of ``name``.
-
-        Raises:
-            ValueError: the name is not in the layout, was written before, or type or shape differ.
-        """
-        info = self._infos.get(name)
-        if info is None or name not in self._pending:
-            raise ValueError(f"{name}: {'already written' if info else 'not in the layout'}.")
-        if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
-            raise ValueError(
-                f"{name}: got {tensor.dtype} {tuple(tensor.shape)}, "
-                f"the layout says {info.dtype} {info.shape}."
-            )
-        file_name, start_bytes = self._offsets[name]
-        file = self._files[file_name]
-        file.seek(start_bytes)
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        file.write(raw.numpy().data)
-        self._pending.discard(name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        finally:
-            for name, file in self._files.items():
-                file.close()
-                with contextlib.suppress(FileNotFoundError):  # renamed by the commit
-                    _temporary(self._targets[name]).unlink()
-
-    def _commit(self) -> None:
-        if self._pending:
-            raise ArtifactError(f"tensors never written: {', '.join(sorted(self._pending))}.")
-        for name, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            _temporary(self._targets[name]).replace(self._targets[name])
-        if self._index is not None and self._index_path is not None:
-            temporary = _temporary(self._index_path)
-            temporary.write_text(self._index)
-            temporary.replace(self._index_path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _layout_key(info: TensorInfo) -> tuple[int, str]:
-    return (-_DTYPE_RANK[_DTYPE_NAMES[info.dtype]], info.name)
-
-
-def _plan_shards(infos: list[TensorInfo], max_shard_bytes: int) -> dict[str, list[TensorInfo]]:
-    groups: list[list[TensorInfo]] = [[]]
-    size_bytes = 0
-    for info in infos:
-        if groups[-1] and size_bytes + info.num_bytes > max_shard_bytes:
-            groups.append([])
-            size_bytes = 0
-        groups[-1].append(info)
-        size_bytes += info.num_bytes
-    if len(groups) == 1:
-        return {SINGLE_FILE: groups[0]}
-    total = len(groups)
-    return {f"model-{i:05d}-of-{total:05d}.safetensors": g for i, g in enumerate(groups, 1)}
-
-
-def _encode_header(infos: list[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    start_bytes = 0
-    for info in infos:
-        end_bytes = start_bytes + info.num_bytes
-        entries[info.name] = {
-            "dtype": _DTYPE_NAMES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [start_bytes, end_bytes],
-        }
-        start_bytes = end_bytes
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _encode_index(shards: Mapping[str, list[TensorInfo]]) -> str:
-    weight_map = {info.name: name for name, infos in shards.items() for info in infos}
-    total = sum(info.num_bytes for infos in shards.values() for info in infos)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
 def _read_index(artifact: TensorSource) -> dict[str, str] | None:
@@ -344,7 +179,7 @@ def _read_header(stream: BinaryIO, path: str) -> list[tuple[TensorInfo, int]]:
         entries = sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"]))
         found, position = [], 0
         for name, entry in entries:
-            info = TensorInfo(name, _DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])))
+            info = TensorInfo(name, DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])))
             start, end = entry["data_offsets"]
             if start != position or end - start != info.num_bytes:
                 raise ValueError(f"{name}: offsets {start}-{end} do not fit its type and shape")
