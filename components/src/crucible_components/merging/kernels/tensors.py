@@ -1,0 +1,147 @@
+"""One tensor in all models, walked block by block as often as a method needs.
+
+Results depend neither on the number of threads nor on how much is read at a time: blocks lie on a
+grid of the tensor's own, and what is summed over them is summed in their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from crucible_components.merging.kernels.block import Block
+from crucible_components.merging.kernels.topk import TopMask, top_mask
+
+BLOCK_ELEMENTS = 1 << 16
+"""A block of four models and what is computed from it stay in the cache of a core."""
+REMEMBERED_ELEMENTS = 1 << 24
+"""64 MiB of float32, a thread."""
+
+T = TypeVar("T")
+
+
+class Values(Protocol):
+    """Where the elements come from: memory, files, ranges of an object store."""
+
+    def models(self, span: slice) -> list[Tensor]:
+        """The elements ``span`` of the flat tensor in every model, in their stored types."""
+        ...
+
+    def base(self, span: slice) -> Tensor | None:
+        """Those of the base; None where there is none."""
+        ...
+
+    def check(self, span: slice) -> None:
+        """Raise if NaN or infinity is among them: every method would spread it."""
+        ...
+
+
+class Mapper(Protocol):
+    """Applies a function to items and returns results in the order of the items."""
+
+    def __call__(self, work: Callable[[slice], T], spans: list[slice]) -> Iterator[T]: ...
+
+
+def in_turn(work: Callable[[slice], T], spans: list[slice]) -> Iterator[T]:
+    """One after another, in this thread."""
+    return map(work, spans)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """One tensor of K models and their base.
+
+    Args:
+        name: of the tensor.
+        shape: of the tensor, the same in all models.
+        num_models: K; without the base.
+        values: its elements.
+        dtype: what the arithmetic is done in; float32, or less to follow mergekit.
+        by_rows: blocks hold whole rows.
+        mapper: how blocks are shared between threads.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_models: int
+    values: Values
+    dtype: torch.dtype = torch.float32
+    by_rows: bool = False
+    mapper: Mapper = in_turn
+
+    @property
+    def has_base(self) -> bool:
+        return self.values.base(slice(0, 0)) is not None
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_columns(self) -> int:
+        return max(1, self.shape[-1] if self.shape else 1)
+
+    @property
+    def spans(self) -> list[slice]:
+        """The grid of blocks."""
+        size = BLOCK_ELEMENTS
+        if self.by_rows:
+            size = max(1, BLOCK_ELEMENTS // self.num_columns) * self.num_columns
+        starts = range(0, self.num_elements, size)
+        return [slice(start, min(start + size, self.num_elements)) for start in starts]
+
+    def block(self, span: slice) -> Block:
+        """The elements ``span``."""
+        return Block(lambda: self._load(span), span.start, span.stop - span.start, self.num_columns)
+
+    def _load(self, span: slice) -> tuple[Tensor, Tensor | None]:
+        """Converted; refuses what is not finite, at the price of a sum."""
+        models_KN = torch.empty(self.num_models, span.stop - span.start, dtype=self.dtype)
+        for model_N, values_N in zip(models_KN, self.values.models(span), strict=True):
+            model_N.copy_(values_N)
+        base_N = self.values.base(span)
+        base_N = None if base_N is None else base_N.to(self.dtype)
+        total = models_KN.sum() if base_N is None else models_KN.sum() + base_N.sum()
+        if not torch.isfinite(total):
+            self.values.check(span)
+        return models_KN, base_N
+
+    def sum(self, work: Callable[[Block], Tensor]) -> Tensor:
+        """What ``work`` gives for each block, summed in float64; it sums over the block itself."""
+        total = None
+        for part in self.mapper(lambda span: work(self.block(span)).double(), self.spans):
+            total = part if total is None else total + part
+        assert total is not None, "a tensor without elements has no sums"
+        return total
+
+    def cat(self, work: Callable[[Block], Tensor]) -> Tensor:
+        """What ``work`` gives for each block, joined along the first dimension."""
+        return torch.cat(list(self.mapper(lambda span: work(self.block(span)), self.spans)))
+
+    def remembered(self, keys: Callable[[Block], Tensor]) -> Callable[[Block], Tensor]:
+        """The same, computed once for each block where the tensor is small enough to keep them."""
+        if self.num_elements > REMEMBERED_ELEMENTS:
+            return keys
+        known: dict[int, Tensor] = {}
+
+        def recalled(block: Block) -> Tensor:
+            found = known.get(block.start)
+            if found is None:
+                found = known[block.start] = keys(block)
+            return found
+
+        return recalled
+
+    def top(self, keys: Callable[[Block], Tensor], counts: list[int]) -> TopMask:
+        """Which elements have the largest keys; of equal ones those that come first.
+
+        Args:
+            keys: [M, N] float32 for a block, no NaN.
+            counts: how many to choose in each of the M rows.
+        """
+        return top_mask(lambda span: keys(self.block(span)), counts, self.spans, mapper=self.mapper)
