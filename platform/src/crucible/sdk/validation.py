@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -41,26 +41,52 @@ def config_problems(
     error: ValidationError, cls: type[Component], values: Mapping[str, Any], *, where: str
 ) -> list[Problem]:
     """Errors of pydantic as problems whose paths are those of the user's file."""
-    return [
-        _problem(detail, cls, values, where)
-        for detail in error.errors(include_url=False, include_context=False)
-    ]
+    slots = [slot.name for slot in slots_of(cls.Inputs)]
+    return model_problems(error, cls.Config, values, where=where, name=cls.name, slots=slots)
+
+
+def model_problems(
+    error: ValidationError,
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    where: str = "",
+    slots: Iterable[str] = (),
+) -> list[Problem]:
+    """The same for any document.
+
+    Args:
+        error: of ``model``.
+        model: the document's.
+        values: what the user wrote.
+        name: what the settings are of.
+        where: dotted path of the document.
+        slots: names that stand beside its settings.
+    """
+    found = []
+    for detail in error.errors(include_url=False, include_context=False):
+        path = "".join((where, *_path_parts(detail["loc"], values))).removeprefix(".")
+        found.append(_problem(detail, model, path, name=name, slots=frozenset(slots)))
+    return found
 
 
 def _problem(
-    detail: Mapping[str, Any], cls: type[Component], values: Mapping[str, Any], where: str
+    detail: Mapping[str, Any],
+    model: type[BaseModel],
+    path: str,
+    *,
+    name: str,
+    slots: frozenset[str],
 ) -> Problem:
     location = detail["loc"]
-    path = "".join((where, *_path_parts(location, values)))
     if detail["type"] == "missing":
         return Problem(path, "is required.", f"Set it: {path.rpartition('.')[2]}: <value>")
     if detail["type"] == "extra_forbidden":
-        options = set(_fields_at(cls.Config, location[:-1]))
+        options = set(_fields_at(model, location[:-1]))
         if len(location) == 1:
-            options |= {slot.name for slot in slots_of(cls.Inputs)}
-        return Problem(
-            path, f"is not a setting of {cls.name}.", did_you_mean(location[-1], options)
-        )
+            options |= slots
+        return Problem(path, f"is not a setting of {name}.", did_you_mean(location[-1], options))
     text = str(detail["msg"]).removeprefix("Value error, ").rstrip(".")
     shown = repr(detail["input"])
     if len(shown) > _MAX_VALUE_CHARS:

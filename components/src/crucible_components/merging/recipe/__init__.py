@@ -1,0 +1,1 @@
+"""Merge files: mergekit's YAML as it is, read, checked and resolved per tensor."""
