@@ -11,6 +11,7 @@ from typing import Final
 CATALOGUE: Final[dict[str, str]] = {
     "synthesize-scenes": "crucible_components.synthesis.component:SynthesizeScenes",
     "train-vlm": "crucible_components.training.component:TrainVlm",
+    "fetch-model": "crucible_components.hub.component:FetchModel",
     "merge-models": "crucible_components.merging.component:MergeModels",
     "train-grpo": "crucible_components.rl.component:TrainGrpo",
     "evaluate-model": "crucible_components.evaluation.component:EvaluateModel",
