@@ -1,0 +1,1 @@
+"""Carries out a merge plan: reads blocks, computes on all cores, writes in place."""
