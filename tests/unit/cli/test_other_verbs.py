@@ -9,7 +9,7 @@ NOOP = "uses: 'crucible.testing.components:Noop'"
 VERBS = (
     *("validate", "plan", "submit", "compile", "schema", "runs", "status", "watch", "logs", "why"),
     *("cancel", "retry", "resume", "doctor", "completion", "models", "components", "artifacts"),
-    *("context", "images"),
+    *("context", "images", "merge"),
 )
 
 
@@ -26,6 +26,7 @@ def test_help_names_every_verb(platformctl) -> None:
         ("models", ("list", "show", "promote", "rollback", "pull")),
         ("components", ("list", "show")),
         ("artifacts", ("show", "gc")),
+        ("merge", ("plan", "run")),
         ("context", ("list", "current", "show", "use", "add", "remove")),
     ],
 )
@@ -45,7 +46,7 @@ def test_components_show_their_settings(platformctl) -> None:
     names = [info["name"] for info in platformctl("components", "list", "--json").json]
     assert "merge-models" in names
     shown = platformctl("components", "show", "merge-models").out
-    assert "select_topk" in shown
+    assert "merge_method" in shown
     done = platformctl("components", "show", "merge-model")
     assert done.code == 2
     assert "merge-models" in done.err

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from crucible.errors import Problem, UserError
+from crucible.errors import Problem
 from crucible.sdk.component import (
     Component,
     ComponentInputs,
     ComponentOutputs,
+    Estimate,
     Resources,
 )
 from crucible.sdk.types import Metrics, Model, Report, SameVariantAs
 from crucible_components.merging.config import MergeConfig
+from crucible_components.merging.options import MergeOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from crucible.sdk.context import Context
+    from crucible_components.merging.recipe.schema import MergeFile
 
 
 class MergeModels(Component):
-    """Merge checkpoints that share one base into one model, tensor by tensor."""
+    """Merge checkpoints into one model, tensor by tensor, by any method of mergekit and more."""
 
     name = "merge-models"
     image = "train"
     resources = Resources(cpus=1.0, memory_gib=2.0)
-    preload = ("crucible_components.merging.apply",)
+    preload = ("crucible_components.merging.preparing",)
 
     class Inputs(ComponentInputs):
         """Sources and their ancestor."""
 
         models: list[Model]
-        """Two or more checkpoints that were fine-tuned from ``base``."""
-        base: Model
-        """Their common ancestor; config, tokenizer and all other files are taken from it."""
+        """Checkpoints to merge."""
+        base: Model | None
+        """Their common ancestor, for methods that merge changes; the result has its settings and
+        tokenizer unless the recipe says otherwise."""
 
     Config = MergeConfig
 
@@ -40,55 +46,84 @@ class MergeModels(Component):
         """The merged model and how it came about."""
 
         model: Annotated[Model, SameVariantAs("models")]
-        """A folder like the base's with merged weights."""
+        """A model folder: weights, settings, tokenizer, model card, the recipe."""
         metrics: Metrics
-        """Shares, cosine and sign conflicts over the whole model."""
+        """Shares, cosines and sign conflicts over the whole model."""
         report: Report
-        """The same by module."""
+        """The same by layer and module, with pictures."""
+
+    @classmethod
+    def estimate(cls, config: MergeConfig) -> Estimate | None:
+        cache_gib = config.cache_mib / 1024 * cls.resources.cpus
+        return Estimate(
+            memory_gib=round(0.45 + cache_gib, 2),
+            formula="0.45 GiB and cache_mib a core, whatever the size of the models",
+        )
 
     def run(self, inputs: Inputs, config: MergeConfig, outputs: Outputs, context: Context) -> None:
-        from contextlib import ExitStack
+        from crucible_components.merging.preparing import prepare
+        from crucible_components.merging.reporting import render_report, summary_metrics
 
-        from crucible_components.merging.apply import apply_merge
-        from crucible_components.merging.folder import check_folders, copy_base_files
-        from crucible_components.merging.plan import check_values, plan_merge
-        from crucible_components.merging.report import render_report, summary_metrics
-        from crucible_components.models.weights import TensorReader
-
-        with ExitStack() as stack:
-            base = stack.enter_context(TensorReader(inputs.base))
-            sources = [stack.enter_context(TensorReader(model)) for model in inputs.models]
-            plan = plan_merge(sources, base, config.dtype)
-            problems = [
-                *_check_count(inputs.models),
-                *check_folders(inputs.models, inputs.base),
-                *plan.problems,
-                *check_values(plan, sources, base),
-            ]
-            if problems:
-                raise UserError(f"models: cannot be merged ({len(problems)} problems).", problems)
-            copy_base_files(inputs.base, outputs.model, config.dtype)
-            total = len(plan.tensors)
-            records = apply_merge(
-                plan,
-                sources,
-                base,
-                method=config.method,
-                new_file=outputs.model.new_file,
-                on_tensor=lambda done: context.progress.update(done, total, unit="tensors"),
-            )
-        metrics = summary_metrics(records)
+        lookup = _named(inputs, config)
+        file, text = _merge_file(config, list(lookup), has_base=inputs.base is not None)
+        options = _options(config, context)
+        with prepare(
+            file, text, lookup=lookup, options=options, scratch_dir=context.scratch_dir
+        ) as merge:
+            folder = context.checkpoint.workspace() or context.scratch_dir / "merge"
+            folder.mkdir(exist_ok=True)
+            progress = context.progress
+            report = merge.run(folder, lambda done, of: progress.update(done, of, unit="tensors"))
+            names = [*merge.files, *merge.weight_files]
+        _deliver(folder, names, outputs.model)
+        metrics = summary_metrics(report.figures, report.sources)
         outputs.metrics.write(metrics)
         context.tracking.log_metrics(metrics)
-        settings = config.method.model_dump(exclude={"name"})
-        words = ", ".join(f"{key} {value}" for key, value in settings.items())
-        page = render_report(records, method=f"{config.method.name}: {words}")
-        outputs.report.new_file("report.html").write_text(page)
-        outputs.model.metadata.update(method=config.method.name, **settings)
+        outputs.report.new_file("report.html").write_text(render_report(report))
+        outputs.model.metadata.update(method=file.merge_method)
 
 
-def _check_count(models: list[Model]) -> list[Problem]:
-    if len(models) >= 2:
-        return []
-    message = f"got {len(models)}; a merge needs at least two."
-    return [Problem(path="models", message=message, fix="List two or more models.")]
+def _named(inputs: MergeModels.Inputs, config: MergeConfig) -> dict[str, Model]:
+    """The models by the names that the recipe uses."""
+    from crucible_components.merging.recipe.parsing import refused
+
+    names = config.model_names or [f"model_{n}" for n in range(1, len(inputs.models) + 1)]
+    if len(names) != len(inputs.models):
+        message = f"has {len(names)} names for {len(inputs.models)} models."
+        raise refused([Problem("model_names", message, "Name each, or leave it out.")])
+    lookup = dict(zip(names, inputs.models, strict=True))
+    if inputs.base is not None:
+        lookup[config.base_name] = inputs.base
+    return lookup
+
+
+def _merge_file(config: MergeConfig, names: list[str], *, has_base: bool) -> tuple[MergeFile, str]:
+    """The merge file that the recipe stands for, and its text."""
+    import yaml
+
+    from crucible_components.merging.recipe.parsing import validate
+
+    values = config.recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if not any(values.get(key) for key in ("models", "slices", "modules")):
+        values["models"] = [{"model": name} for name in names if name != config.base_name]
+    if has_base:
+        values.setdefault("base_model", config.base_name)
+    return validate(values), yaml.safe_dump(values, sort_keys=False)
+
+
+def _options(config: MergeConfig, context: Context) -> MergeOptions:
+    return MergeOptions(
+        arithmetic=config.arithmetic,
+        random_seed=config.random_seed,
+        max_shard_bytes=int(config.max_shard_gb * 1e9),
+        threads=max(1, int(context.cpus)),
+        cache_bytes=config.cache_mib << 20,
+    )
+
+
+def _deliver(folder: Path, names: list[str], model: Model) -> None:
+    """Rename where that is possible, else copy."""
+    import shutil
+
+    for name in names:
+        shutil.move(folder / name, model.new_file(name))

@@ -1,38 +1,48 @@
-"""Settings of `merge-models`: which method, with which parameters. Imports nothing heavy."""
+"""Settings of `merge-models`: a merge file's keys, and how the step's models are called there."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crucible.sdk.component import ComponentConfig
+from crucible_components.merging.options import ArithmeticName
+from crucible_components.merging.recipe.checks import check_method
+from crucible_components.merging.recipe.schema import MergeFile
 
 
-class SceMethod(ComponentConfig):
-    """SCE: select by variance, calculate one weight per source and tensor, erase minority signs."""
+class Recipe(MergeFile):
+    """A merge as mergekit's files describe it.
 
-    name: Literal["sce"]
-    """Select, calculate, erase (FuseChat 2.0, arXiv:2408.07990)."""
-    select_topk: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Fraction of the elements with non-zero variance that stay selected; 1 selects all."""
-    variant: Literal["P", "R", "U"] = "U"
-    """P: the paper's formula, never renormalised. R: as released with FuseO1, where the selection
-    moves only the weights. U: as in upstream mergekit, which renormalises over the sources that
-    survived the erasure. U's test for degenerate weights is relative here: see sce.py."""
+    Models are those of the step, called ``base`` and ``model_1``, ``model_2``, … unless settings
+    give them other names. Without ``models``, ``slices`` and ``modules`` all of them are merged by
+    the parameters at the top.
+    """
 
-
-# Grows into `Annotated[SceMethod | ..., Field(discriminator="name")]` with the second method;
-# pydantic refuses a discriminator over a single one.
-MergeMethod = SceMethod
-OutputDtype = Literal["base", "float32", "bfloat16", "float16"]
+    @model_validator(mode="after")
+    def _one_of(self) -> Recipe:
+        if sum(map(bool, (self.models, self.slices, self.modules))) > 1:
+            raise ValueError("give at most one of models, slices and modules")
+        if self.tokenizer_source is not None and self.tokenizer is not None:
+            raise ValueError("give tokenizer or tokenizer_source, not both")
+        if problems := check_method(self):
+            raise ValueError("; ".join(map(str, problems)))
+        return self
 
 
 class MergeConfig(ComponentConfig):
     """Settings of one merge."""
 
-    method: MergeMethod = SceMethod(name="sce")
-    """How the sources' changes to the base are combined, chosen by ``name``."""
-    dtype: OutputDtype = "base"
-    """Stored type of the merged weights; ``base`` keeps each tensor's own type in the base. All
-    arithmetic is float32 with one rounding at the end."""
+    recipe: Recipe = Recipe(merge_method="sce")
+    """What to do, in the keys of mergekit's files; see the merging README."""
+    model_names: list[str] = Field(default_factory=list)
+    """What the recipe calls ``models``, in their order; for a mergekit file that is taken as is."""
+    base_name: str = "base"
+    """What the recipe calls ``base``."""
+    arithmetic: ArithmeticName = "float32"
+    """``float32`` rounds once, at the end; ``mergekit`` computes in the recipe's dtype."""
+    random_seed: int = Field(default=0, ge=0)
+    """Of methods that draw; the same numbers for the same seed on any machine."""
+    max_shard_gb: float = Field(default=5.0, gt=0)
+    """Largest file of weights of the result."""
+    cache_mib: int = Field(default=192, ge=1)
+    """Memory for the stored values of one tensor, a thread."""

@@ -18,6 +18,7 @@ from crucible.cli import (
     context,
     images,
     installation,
+    merge,
     models,
     pipelines,
     runs,
@@ -42,6 +43,7 @@ app.add_typer(components.app, name="components")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(context.app, name="context")
 app.add_typer(images.app, name="images")
+app.add_typer(merge.app, name="merge")
 
 
 def _print_version(wanted: bool) -> None:

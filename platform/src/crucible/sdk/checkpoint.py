@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _RECORD = "checkpoint.json"
 _FILES = "files"
 _LOCK = "lock"
+_WORKSPACE = "workspace"
 _NAME = re.compile(r"(\d{8})-at-(\d+)")
 _TEMPORARY = ".tmp-"
 
@@ -79,6 +80,12 @@ class FolderCheckpoints:
                 return int(name.rpartition("-")[2]), checkpoint_dir / _FILES
             logger.warning("checkpoint %s is not used: %s", checkpoint_dir, fault)
         return None
+
+    def workspace(self) -> Path:
+        """A folder beside the checkpoints; it goes with them."""
+        folder = self._folder / _WORKSPACE
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def clear(self) -> None:
         """Remove all checkpoints: the step has ended well."""

@@ -24,6 +24,14 @@ class CheckpointStore(Protocol):
         """Position and folder of the newest checkpoint whose digests hold, or None."""
         ...
 
+    def workspace(self) -> Path | None:
+        """A folder that outlives this process, for work that is its own checkpoint.
+
+        Files in it are as an earlier try left them: whoever reads them checks them. None where
+        nothing but the artifact store outlives the process.
+        """
+        ...
+
 
 class ProgressSink(Protocol):
     """How far the step is; shown by ``watch``. Calls are cheap: at most two events a second."""

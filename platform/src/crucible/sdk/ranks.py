@@ -82,6 +82,10 @@ class FollowingCheckpoints:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def workspace(self) -> None:
+        """There is none: it is rank 0's."""
+        return
+
     def latest(self) -> tuple[int, Path] | None:
         """The newest that rank 0 has saved."""
         return self.source.latest()

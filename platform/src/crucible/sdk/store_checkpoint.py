@@ -92,6 +92,10 @@ class StoreCheckpoints:
             with contextlib.suppress(TemporaryError):  # the next save tries again
                 self._remove(saved.prefix)
 
+    def workspace(self) -> None:
+        """There is none: a pod's successor may run elsewhere."""
+        return
+
     def latest(self) -> tuple[int, Path] | None:
         """Position and folder of the newest checkpoint whose digests hold, or None.
 
