@@ -121,6 +121,24 @@ def test_edges_of_fans_are_all_items_in_order(make_plan: MakePlan) -> None:
     assert [step.id for step in plan.steps] == ["fan[0]", "fan[1]", "one", "all"]
 
 
+def test_steps_with_the_same_items_are_paired(make_plan: MakePlan) -> None:
+    plan = make_plan(
+        "params: {xs: {type: list, default: [1, 2]}}\n"
+        "steps:\n"
+        "  numbers: {uses: Emit!, foreach: '${params.xs}', with: {values: {n: '${item}'}}}\n"
+        "  models: {uses: MakeModel!, foreach: [1, 2], "
+        "with: {size_bytes: '${steps.numbers.outputs.metrics.n}'}}\n"
+        "  copies: {uses: CopyModel!, foreach: [1, 2], "
+        "with: {model: '${steps.models.outputs.model}'}}\n"
+    )
+    for index in range(2):
+        made, copy = plan.step(f"models[{index}]"), plan.step(f"copies[{index}]")
+        assert made.metric_refs == {"size_bytes": MetricRef(f"numbers[{index}]", "metrics", "n")}
+        assert made.after == (f"numbers[{index}]",)
+        assert copy.inputs[0].sources == (StepOutput(f"models[{index}]", "model"),)
+        assert copy.after == (f"models[{index}]",)
+
+
 def test_every_step_stands_after_what_it_waits_for(examples_plan: Plan) -> None:
     seen: set[str] = set()
     for step in examples_plan.steps:

@@ -38,7 +38,7 @@ def test_a_sound_file(examples_dir: Path) -> None:
     assert spec.steps["copy"].when[0] == "${params.deep} == true"
     assert spec.steps["late"].when == ["${params.mode} != fancy"]
     assert spec.steps["imported"].retry == RetrySpec(limit=3, backoff_seconds=5)
-    assert spec.fanned == {"fan"}
+    assert spec.fanned == {"fan": ["a", "b", "c"]}
     assert spec.text == (examples_dir / "pipeline.yaml").read_text()
     assert spec.release is not None
     assert spec.release.promote_to == "champion"

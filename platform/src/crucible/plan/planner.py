@@ -33,7 +33,7 @@ from crucible.sdk.catalogue import load_component
 from crucible.sdk.component import Component, Estimate
 from crucible.sdk.fingerprint import environment_digest
 from crucible.sdk.types import ArtifactType
-from crucible.specs.binding import NO_ITEM, Binding, bind, input_slots, output_slots
+from crucible.specs.binding import NO_ITEM, Binding, Place, bind, input_slots, output_slots
 from crucible.specs.edges import OutputTypes, output_types
 from crucible.specs.graph import topological_order
 from crucible.specs.model import ReleaseSpec, Spec, StepSpec, TaskSpec
@@ -140,20 +140,23 @@ class _Planning:
     def _output_types(self) -> OutputTypes:
         bindings = {}
         for name, step in self._spec.steps.items():
-            item = step.foreach[0] if step.foreach else NO_ITEM
-            bindings[name] = self._bind(step, self._classes[name], item)
+            bindings[name] = self._bind(step, self._classes[name], 0 if step.foreach else None)
         return output_types(self._order, self._classes, bindings)
 
-    def _bind(self, task: TaskSpec, cls: type[Component], item: Any) -> Binding:
-        return bind(task.with_, cls, "", item=item, fanned=self._spec.fanned)
+    def _bind(self, task: TaskSpec, cls: type[Component], index: int | None) -> Binding:
+        """For one item of a step, by its number; None for a step without ``foreach``."""
+        items = task.foreach if isinstance(task, StepSpec) else None
+        place = None if index is None or items is None else Place(index, items)
+        item = NO_ITEM if place is None else place.items[place.index]
+        return bind(task.with_, cls, "", item=item, place=place, fanned=self._spec.fanned)
 
     def _steps(self, name: str) -> list[PlanStep]:
         step, cls = self._spec.steps[name], self._classes[name]
-        items = [NO_ITEM] if step.foreach is None else step.foreach
+        numbers = [None] if step.foreach is None else range(len(step.foreach))
         planned = []
-        for index, item in enumerate(items):
-            step_id = name if item is NO_ITEM else f"{name}[{index}]"
-            binding = self._bind(step, cls, item)
+        for index in numbers:
+            step_id = name if index is None else f"{name}[{index}]"
+            binding = self._bind(step, cls, index)
             made = self._step(step_id, name, step, cls, binding)
             self._fingerprints[step_id] = made.fingerprint
             planned.append(replace(made, **self._flow(step, made)))
@@ -234,7 +237,8 @@ class _Planning:
                 if not isinstance(source, OutputRef):
                     sources.append(self._imports.get(source))
                 else:  # nothing for a skipped step, which only the exit step can name
-                    ids = self._ids.get(source.step, ())
+                    ids = list(self._ids.get(source.step, ()))
+                    ids = ids if source.item is None else ids[source.item : source.item + 1]
                     sources += [StepOutput(step_id, source.output) for step_id in ids]
             if sources:
                 slots.append(SlotInput(slot.name, slot.type, tuple(sources), slot.many))
@@ -245,7 +249,7 @@ class _Planning:
         if task is None:
             return None
         cls = load_component(task.uses)
-        made = self._step(EXIT, EXIT, task, cls, self._bind(task, cls, NO_ITEM))
+        made = self._step(EXIT, EXIT, task, cls, self._bind(task, cls, None))
         reads_run = any(slot.type.name == "RunRecord" for slot in input_slots(cls).values())
         return replace(made, cache_enabled=made.cache_enabled and not reads_run)
 

@@ -92,5 +92,6 @@ def metric_conditions(step: StepSpec, spec: PipelineSpec) -> tuple[Condition, ..
 
 
 def metric_ref(reference: OutputRef) -> MetricRef:
-    """A metric of a step that is not fanned out, whose id is therefore its name."""
-    return MetricRef(reference.step, reference.output, str(reference.metric))
+    """A metric of a step that is not fanned out, or of one item of it."""
+    item = "" if reference.item is None else f"[{reference.item}]"
+    return MetricRef(f"{reference.step}{item}", reference.output, str(reference.metric))

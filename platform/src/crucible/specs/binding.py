@@ -6,7 +6,7 @@ Shared by checking, which reports the faults, and by planning, which runs on spe
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,22 @@ class External:
         return folder / self.text
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which item of its ``foreach`` a step is."""
+
+    index: int
+    items: Sequence[Any]
+
+    def pairs_with(self, step: str, fanned: Fanned) -> bool:
+        """Whether ``step`` has the same items: then each takes its own one's outputs."""
+        return step in fanned and list(fanned[step]) == list(self.items)
+
+
+Fanned = Mapping[str, Sequence[Any]]
+"""Steps that have a ``foreach``, and its items."""
+
+
 @dataclass
 class Binding:
     """What ``with`` says for one item of a step."""
@@ -85,7 +101,8 @@ def bind(
     path: str,
     *,
     item: Any = NO_ITEM,
-    fanned: Collection[str] = (),
+    place: Place | None = None,
+    fanned: Fanned | None = None,
 ) -> Binding:
     """Sort the entries of ``with`` by what ``cls`` declares.
 
@@ -94,18 +111,20 @@ def bind(
         cls: the step's component.
         path: where they stand, e.g. ``steps.align.with``.
         item: replaces ``${item}``.
+        place: of the item.
         fanned: steps that have a ``foreach``.
     """
     slots, settings = input_slots(cls), setting_names(cls)
     binding = Binding()
+    others = _Others(fanned or {}, place)
     for key, written in with_.items():
         value = written if item is NO_ITEM else substitute(written, lookup_item(item))
         where = child_path(path, key)
         if key in slots:
             if value is not None:
-                binding.slots[key] = list(_sources(slots[key], value, where, fanned, binding))
+                binding.slots[key] = list(_sources(slots[key], value, where, others, binding))
         elif key in settings or cls.Config.model_config.get("extra") == "allow":
-            _bind_setting(key, value, where, fanned, binding)
+            _bind_setting(key, value, where, others, binding)
         else:
             message = f"is neither an input nor a setting of {cls.name}."
             fix = did_you_mean(key, {*slots, *settings})
@@ -134,8 +153,28 @@ def output_slots(cls: type[Component]) -> Mapping[str, Slot]:
     return {slot.name: slot for slot in slots_of(cls.Outputs)}
 
 
+@dataclass(frozen=True)
+class _Others:
+    """The other steps, as one item of a step sees them."""
+
+    fanned: Fanned
+    place: Place | None
+
+    def seen(self, reference: OutputRef) -> OutputRef:
+        """Of a step with the same items the output of this item."""
+        if self.place is None or not self.place.pairs_with(reference.step, self.fanned):
+            return reference
+        return replace(reference, item=self.place.index)
+
+    def is_many(self, source: object) -> bool:
+        """Whether it stands for the outputs of all items."""
+        if not isinstance(source, OutputRef):
+            return False
+        return source.step in self.fanned and source.item is None
+
+
 def _sources(
-    slot: Slot, value: Any, path: str, fanned: Collection[str], binding: Binding
+    slot: Slot, value: Any, path: str, others: _Others, binding: Binding
 ) -> Iterator[tuple[str, OutputRef | External]]:
     """What fills ``slot``; faults of form and number go to ``binding``."""
     if isinstance(value, list) and slot.many:
@@ -150,10 +189,12 @@ def _sources(
         entries = [(path, value)]
     for where, entry in entries:
         source, fault = _source(entry, slot)
-        is_many = isinstance(source, OutputRef) and source.step in fanned
+        if isinstance(source, OutputRef) and not slot.many:
+            source = others.seen(source)
+        is_many = others.is_many(source)
         if is_many and not slot.many:
             message = f"wants one {slot.type}, {source} is the list of all items."
-            fault = message, "Give it to a list input."
+            fault = message, "Give it to a list input, or to a step with the same foreach."
         elif source is not None and slot.many and not is_many and not isinstance(value, list):
             fault = f"wants a list of {slot.type}, got one.", f'Write ["{entry}"].'
         if fault is not None:
@@ -184,9 +225,7 @@ def _source(entry: Any, slot: Slot) -> tuple[OutputRef | External | None, tuple[
     return External(text), None
 
 
-def _bind_setting(
-    key: str, value: Any, path: str, fanned: Collection[str], binding: Binding
-) -> None:
+def _bind_setting(key: str, value: Any, path: str, others: _Others, binding: Binding) -> None:
     taken: set[str] = set()
     for where, text in strings_in(value, path):
         for reference in references_in(text):
@@ -195,9 +234,10 @@ def _bind_setting(
             binding.unknown.add(where)
             if not isinstance(reference, OutputRef):
                 continue  # unknown or misplaced, which is reported where all references are read
-            fault = _metric_fault(reference, text, name, fanned)
+            seen = others.seen(reference)
+            fault = _metric_fault(seen, text, name, others)
             if fault is None:
-                binding.metrics[name] = reference
+                binding.metrics[name] = seen
             else:
                 binding.faults.append(Fault(where, *fault))
     kept = _without({key: value}, "", taken) if taken else {key: value}
@@ -205,7 +245,7 @@ def _bind_setting(
 
 
 def _metric_fault(
-    reference: OutputRef, text: str, name: str, fanned: Collection[str]
+    reference: OutputRef, text: str, name: str, others: _Others
 ) -> tuple[str, str] | None:
     """Why a metric cannot be this setting, and the fix."""
     if reference.metric is None:
@@ -215,8 +255,9 @@ def _metric_fault(
         )
     if parse_reference(text) is None:
         return "a metric is known only when its step has ended.", "Make it the whole value."
-    if reference.step in fanned:
-        return f"{reference} is one number for each item.", "Name a step without foreach."
+    if others.is_many(reference):
+        fix = "Name a step without foreach, or with the same items."
+        return f"{reference} is one number for each item.", fix
     if "[" in name:
         return "a metric cannot be an item of a list.", "Use a setting that is one number."
     return None

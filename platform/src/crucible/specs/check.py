@@ -6,7 +6,7 @@ can be mended, and not again where it shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from crucible.sdk.component import Component
 from crucible.sdk.suggestion import did_you_mean
 from crucible.sdk.types import ArtifactType
 from crucible.sdk.validation import config_problems
-from crucible.specs.binding import NO_ITEM, Binding, External, Fault, bind, input_slots
+from crucible.specs.binding import NO_ITEM, Binding, External, Fault, Place, bind, input_slots
 from crucible.specs.conditions import holds, parse_condition
 from crucible.specs.document import child_path, shown
 from crucible.specs.edges import OutputTypes, edge_faults, misfit, output_types
@@ -57,10 +57,11 @@ class Draft:
         return found if self.on_exit is None else {**found, EXIT: self.on_exit}
 
     @cached_property
-    def fanned(self) -> frozenset[str]:
-        """Steps that have a ``foreach``, sound or not."""
+    def fanned(self) -> Mapping[str, Sequence[Any]]:
+        """Steps that have a ``foreach``, and its items, none where it is not sound."""
         steps = self.raw_steps.items()
-        return frozenset(name for name, step in steps if _map(step).get("foreach") is not None)
+        named = [name for name, step in steps if _map(step).get("foreach") is not None]
+        return {n: (self.steps[n].foreach or []) if n in self.steps else [] for n in named}
 
 
 def check(draft: Draft) -> list[Fault]:
@@ -104,7 +105,7 @@ def _load_components(draft: Draft) -> tuple[dict[str, type[Component]], list[Fau
 def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding, list[Fault]]:
     """The binding of the first item, and the faults of all; one at most for each place."""
     task = draft.tasks[path]
-    items = task.foreach if isinstance(task, StepSpec) else None
+    items = foreach = task.foreach if isinstance(task, StepSpec) else None
     faults: dict[str, Fault] = {}
     if items == []:
         fix = "Use `when` to leave the step out."
@@ -116,7 +117,8 @@ def _check_items(draft: Draft, path: str, cls: type[Component]) -> tuple[Binding
         items = items if varying else items[:1]
     bindings = []
     for index, item in enumerate(items or [NO_ITEM]):
-        binding = bind(task.with_, cls, f"{path}.with", item=item, fanned=draft.fanned)
+        place = Place(index, foreach) if foreach else None
+        binding = bind(task.with_, cls, f"{path}.with", item=item, place=place, fanned=draft.fanned)
         bindings.append(binding)
         for fault in _binding_faults(binding, cls, path, draft):
             if fault.path.startswith(varying):

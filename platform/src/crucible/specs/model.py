@@ -151,7 +151,8 @@ class StepSpec(TaskSpec):
     """One step, or one for each item of ``foreach``."""
 
     foreach: list[Any] | None = None
-    """One step for each item, ``${item}`` being the item. A list or a parameter that is one."""
+    """One step for each item, ``${item}`` being the item. A list or a parameter that is one. Steps
+    with equal items are paired: one artifact or metric of such a step is that of the same item."""
     when: OneOrMany = []
     """``REF OP VALUE``, all of which must hold; REF is a parameter or another step's metric."""
     after: OneOrMany = []

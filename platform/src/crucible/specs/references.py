@@ -39,6 +39,8 @@ class OutputRef:
     step: str
     output: str
     metric: str | None = None
+    item: int | None = None
+    """Of a step with a ``foreach`` the one of this item; None: of all, or the step has none."""
 
     def __str__(self) -> str:
         metric = "" if self.metric is None else f".{self.metric}"

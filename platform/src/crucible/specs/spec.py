@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,7 @@ class PipelineSpec:
         return self.path.parent
 
     @cached_property
-    def fanned(self) -> frozenset[str]:
-        """Steps that have a ``foreach``."""
-        return frozenset(name for name, step in self.steps.items() if step.foreach is not None)
+    def fanned(self) -> Mapping[str, Sequence[Any]]:
+        """Steps that have a ``foreach``, and its items."""
+        steps = self.steps.items()
+        return {name: step.foreach for name, step in steps if step.foreach is not None}
