@@ -13,6 +13,7 @@ CATALOGUE: Final[dict[str, str]] = {
     "train-vlm": "crucible_components.training.component:TrainVlm",
     "fetch-model": "crucible_components.hub.component:FetchModel",
     "merge-models": "crucible_components.merging.component:MergeModels",
+    "suggest-parameters": "crucible_components.search.component:SuggestParameters",
     "train-grpo": "crucible_components.rl.component:TrainGrpo",
     "evaluate-model": "crucible_components.evaluation.component:EvaluateModel",
     "report-run": "crucible_components.reporting.component:ReportRun",

@@ -104,6 +104,14 @@ def _merge_file(config: MergeConfig, names: list[str], *, has_base: bool) -> tup
     from crucible_components.merging.recipe.parsing import validate
 
     values = config.recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    given = values.setdefault("parameters", {})
+    for part, parameters in config.by_filter.items():
+        for name, value in parameters.items():
+            entries = given.get(name, [])
+            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+                entries = [{"value": entries}]
+            number = sum("filter" in entry for entry in entries)
+            given[name] = [*entries[:number], {"filter": part, "value": value}, *entries[number:]]
     if not any(values.get(key) for key in ("models", "slices", "modules")):
         values["models"] = [{"model": name} for name in names if name != config.base_name]
     if has_base:

@@ -34,6 +34,9 @@ class MergeConfig(ComponentConfig):
 
     recipe: Recipe = Recipe(merge_method="sce")
     """What to do, in the keys of mergekit's files; see the merging README."""
+    by_filter: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Parameters for tensors whose name holds the key, before those of the recipe. Unlike items of
+    the recipe's lists they may be metrics of other steps, as a search needs it."""
     model_names: list[str] = Field(default_factory=list)
     """What the recipe calls ``models``, in their order; for a mergekit file that is taken as is."""
     base_name: str = "base"
