@@ -21,7 +21,6 @@ import torch
 import crucible
 from crucible.artifacts.files import storage_errors, walk_files, write_atomically
 from crucible.errors import Problem
-from crucible_components.merging.execution.blocks import Reader
 from crucible_components.merging.execution.executor import Execution, Limits
 from crucible_components.merging.execution.journal import Journal
 from crucible_components.merging.methods import METHODS
@@ -37,6 +36,7 @@ from crucible_components.merging.sources.result import result_files
 from crucible_components.merging.vocabulary import is_tokenizer_file
 from crucible_components.models.safetensors_format import TensorInfo, file_names
 from crucible_components.models.weight_files import WeightFiles
+from crucible_components.models.weights import Reader
 
 JOURNAL_FILE = "journal.jsonl"
 _PROCESS_BYTES = 450 << 20

@@ -26,7 +26,7 @@ from crucible_components.models.safetensors_format import (
     TensorInfo,
 )
 
-__all__ = ["TensorInfo", "TensorReader", "TensorSource"]
+__all__ = ["Reader", "TensorInfo", "TensorReader", "TensorSource"]
 
 
 class TensorSource(Protocol):
@@ -34,6 +34,15 @@ class TensorSource(Protocol):
 
     def paths(self) -> tuple[str, ...]: ...
     def open(self, path: str) -> BinaryIO: ...
+
+
+class Reader(Protocol):
+    """Reads as `TensorReader` does; what stands between it and who reads is one, too."""
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]: ...
+
+    def read_span(self, name: str, span: slice) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)

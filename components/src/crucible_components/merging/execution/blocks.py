@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,22 +12,13 @@ from torch import Tensor
 from crucible.errors import CrucibleError
 from crucible_components.merging.kernels.tensors import Mapper
 from crucible_components.merging.recipe.headers import Input, TensorPlan
-from crucible_components.models.weights import TensorInfo
+from crucible_components.models.weights import Reader
 
 T = TypeVar("T")
 
 
 class ValuesNotFinite(CrucibleError, ValueError):
     """A source holds NaN or infinity."""
-
-
-class Reader(Protocol):
-    """The part of `TensorReader` that merging needs."""
-
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]: ...
-
-    def read_span(self, name: str, span: slice) -> Tensor: ...
 
 
 class StoredValues:

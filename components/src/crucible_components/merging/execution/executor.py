@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from crucible_components.merging.execution.blocks import (
-    Reader,
     StoredValues,
     ValuesNotFinite,
     shared,
@@ -36,6 +35,7 @@ from crucible_components.merging.reporting.figures import (
     figures_of,
 )
 from crucible_components.models.weight_files import WeightFiles
+from crucible_components.models.weights import Reader
 
 COPY_ELEMENTS = 1 << 22
 

@@ -9,16 +9,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from crucible_components.models.weights import TensorInfo
+from crucible_components.models.weights import Reader, TensorInfo
 
 
-class ClosableReader(Protocol):
+class ClosableReader(Reader, Protocol):
     """What the executor reads from, and who opened it closes."""
-
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]: ...
-
-    def read_span(self, name: str, span: slice) -> Tensor: ...
 
     def close(self) -> None: ...
 

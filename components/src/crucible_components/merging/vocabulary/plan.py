@@ -30,12 +30,7 @@ from crucible_components.merging.vocabulary.embeddings import (
     num_rows,
     vocab_sizes,
 )
-from crucible_components.merging.vocabulary.reader import (
-    PermutedReader,
-    Reader,
-    check_columns,
-    resized,
-)
+from crucible_components.merging.vocabulary.reader import PermutedReader, check_columns, resized
 from crucible_components.merging.vocabulary.rows import RowPlans, plan_rows
 from crucible_components.merging.vocabulary.rules import resolve_rules
 from crucible_components.merging.vocabulary.tokens import (
@@ -49,7 +44,7 @@ from crucible_components.merging.vocabulary.union import (
     union_of,
     with_added,
 )
-from crucible_components.models.weights import TensorInfo, TensorSource
+from crucible_components.models.weights import Reader, TensorInfo, TensorSource
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,19 +16,10 @@ from torch import Tensor
 from crucible.errors import Problem
 from crucible_components.merging.vocabulary.embeddings import counterpart, num_columns
 from crucible_components.merging.vocabulary.rows import AVERAGE, MEAN, ZEROS, RowPlans, Run
-from crucible_components.models.weights import TensorInfo
+from crucible_components.models.weights import Reader, TensorInfo
 
 _MEAN_ELEMENTS = 1 << 20
 """Read at a time for the mean row."""
-
-
-class Reader(Protocol):
-    """The part of `TensorReader` that is used here."""
-
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]: ...
-
-    def read_span(self, name: str, span: slice) -> Tensor: ...
 
 
 class PermutedReader:
