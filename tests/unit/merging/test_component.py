@@ -108,7 +108,8 @@ def test_a_file_of_mergekit_with_names_of_the_hub(tmp_path: Path, folders: list[
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
         merge(tmp_path, [one, other], None, recipe=recipe, model_names=["org/one", "org/othr"])
-    assert "org/other" in str(caught.value.problems)
+    assert "org/other@v2" in str(caught.value.problems)
+    assert "may change unnoticed" in str(caught.value.problems)
     recipe["models"][1]["model"] = "org/other"  # type: ignore[index]
     outputs = merge(
         tmp_path, [one, other], base, recipe=recipe, model_names=["org/one", "org/other"]
@@ -120,6 +121,22 @@ def test_a_file_of_mergekit_with_names_of_the_hub(tmp_path: Path, folders: list[
     assert torch.equal(merged[NAMES[1]], first[NAMES[1]].bfloat16())
     config = outputs.model.read_json("config.json")
     assert (config["dtype"], config["text_config"]["dtype"]) == ("bfloat16", "bfloat16")
+
+
+def test_parameters_by_part_of_the_model(tmp_path: Path, folders: list[Path]) -> None:
+    base, one, other = folders
+    merge(
+        tmp_path,
+        [one, other],
+        base,
+        recipe={"merge_method": "task_arithmetic", "parameters": {"weight": 0.0}},
+        by_filter={"layers.1.a": {"weight": 0.25}, ".a.": {"weight": 0.5}},
+    )
+    theta, first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    merged = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    for name, weight in {NAMES[0]: 0.5, NAMES[2]: 0.25, NAMES[1]: 0.0, "norm": 0.0}.items():
+        changes = (first[name] - theta[name]) + (second[name] - theta[name])
+        assert torch.allclose(merged[name], theta[name] + weight * changes, atol=1e-6), name
 
 
 def test_all_problems_are_reported_and_nothing_is_written(

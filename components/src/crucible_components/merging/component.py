@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 from crucible.errors import Problem
 from crucible.sdk.component import (
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from crucible.sdk.context import Context
     from crucible_components.merging.recipe.schema import MergeFile
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class MergeModels(Component):
@@ -101,22 +105,48 @@ def _merge_file(config: MergeConfig, names: list[str], *, has_base: bool) -> tup
     """The merge file that the recipe stands for, and its text."""
     import yaml
 
-    from crucible_components.merging.recipe.parsing import validate
+    from crucible_components.merging.recipe.parsing import refused, validate
 
     values = config.recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    given = values.setdefault("parameters", {})
-    for part, parameters in config.by_filter.items():
-        for name, value in parameters.items():
-            entries = given.get(name, [])
-            if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-                entries = [{"value": entries}]
-            number = sum("filter" in entry for entry in entries)
-            given[name] = [*entries[:number], {"filter": part, "value": value}, *entries[number:]]
+    if config.by_filter:
+        values["parameters"] = _by_filter(config, values.get("parameters", {}))
     if not any(values.get(key) for key in ("models", "slices", "modules")):
         values["models"] = [{"model": name} for name in names if name != config.base_name]
     if has_base:
         values.setdefault("base_model", config.base_name)
-    return validate(values), yaml.safe_dump(values, sort_keys=False)
+    file = validate(values)
+    if problems := _check_references(file, names):
+        raise refused(problems)
+    return file, yaml.safe_dump(values, sort_keys=False)
+
+
+def _by_filter(config: MergeConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's parameters with those of parts of the model before them."""
+    found = dict(given)
+    for part, parameters in reversed(config.by_filter.items()):
+        for name, value in parameters.items():
+            rest = found.get(name, [])
+            if not isinstance(rest, list) or not all(isinstance(each, dict) for each in rest):
+                rest = [{"value": rest}]
+            found[name] = [{"filter": part, "value": value}, *rest]
+    return found
+
+
+def _check_references(file: MergeFile, names: list[str]) -> list[Problem]:
+    """What is no input must be named by its content: else the cache gives old results for new."""
+    from crucible_components.merging.recipe.references import merged_models, tokenizer_models
+
+    references = [*merged_models(file), *tokenizer_models(file)]
+    paths = [path for each in references for path in (each.model, each.lora) if path is not None]
+    fix = "Make it an input, by fetch-model for models of the hub, or name its digest or commit."
+    return [
+        Problem(f"recipe: {path}", "may change unnoticed: it is no input of this step.", fix)
+        for path in dict.fromkeys(paths)
+        if path.path not in names
+        and "@sha256:" not in str(path)
+        and not path.path.startswith("artifact:sha256:")
+        and not _COMMIT.fullmatch(path.revision or "")
+    ]
 
 
 def _options(config: MergeConfig, context: Context) -> MergeOptions:
