@@ -77,6 +77,16 @@ class CrucibleError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def to_json(self) -> dict[str, object]:
+        """What commands print with ``--json``."""
+        problems: Sequence[Problem] = getattr(self, "problems", ())
+        return {
+            "error": type(self).__name__,
+            "message": self.message,
+            "problems": [problem.to_json() for problem in problems],
+            "exit_code": self.exit_code,
+        }
+
 
 class UserError(CrucibleError, ValueError):
     """Bad input. ``problems`` lists everything that was found wrong."""

@@ -141,9 +141,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         report = merge.run(working, _Progress(merge, quiet=arguments.quiet).update)
         working.rename(out)
         sync_folder(out.absolute().parent)
-        page = render_report(report)
         if arguments.report is not None:
-            write_atomically(arguments.report, page.encode())
+            write_atomically(arguments.report, render_report(report).encode())
         metrics = summary_metrics(report.figures, report.sources)
         seconds = round(time.monotonic() - started_at, 2)
         return {"out": str(out), "seconds": seconds, **_described(merge), "metrics": metrics}
@@ -187,13 +186,7 @@ def _tell(line: str) -> None:
 def _print_error(error: CrucibleError, *, as_json: bool) -> None:
     problems = getattr(error, "problems", ())
     if as_json:
-        document = {
-            "error": type(error).__name__,
-            "message": error.message,
-            "problems": [problem.to_json() for problem in problems],
-            "exit_code": error.exit_code,
-        }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        sys.stdout.write(json.dumps(error.to_json(), indent=2) + "\n")
         return
     if not problems:
         _tell(f"error: {error.message}")

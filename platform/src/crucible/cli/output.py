@@ -49,13 +49,7 @@ def print_error(error: CrucibleError, *, as_json: bool) -> None:
     """The message and every problem: on stderr, or as JSON on stdout."""
     problems = getattr(error, "problems", ())
     if as_json:
-        document = {
-            "error": type(error).__name__,
-            "message": error.message,
-            "problems": [problem.to_json() for problem in problems],
-            "exit_code": error.exit_code,
-        }
-        print_json(document)
+        print_json(error.to_json())
         return
     typer.echo(f"error: {error.message}", err=True)
     for problem in problems:

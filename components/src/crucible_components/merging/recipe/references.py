@@ -34,11 +34,16 @@ def tokenizer_models(file: MergeFile) -> list[ModelReference]:
     return _once(each for each in found if isinstance(each, ModelReference))
 
 
-def leading_model(file: MergeFile) -> ModelReference:
-    """Whose settings and tokenizer the result has: the base, else the first model."""
+def base_of(file: MergeFile) -> ModelReference | None:
+    """The base of the merge, else of the first slice that has one."""
     slices = [each for part in _parts(file) for each in part.slices or ()]
     bases = (each.base_model for each in slices if each.base_model is not None)
-    return file.base_model or next(bases, None) or merged_models(file)[0]
+    return file.base_model or next(bases, None)
+
+
+def leading_model(file: MergeFile) -> ModelReference:
+    """Whose settings and tokenizer the result has: the base, else the first model."""
+    return base_of(file) or merged_models(file)[0]
 
 
 def _parts(file: MergeFile) -> Iterator[MergeFile | Module]:

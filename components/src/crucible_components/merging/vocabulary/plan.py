@@ -11,13 +11,14 @@ without a base the first model of the file leads, not one of a set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from crucible.errors import Problem, UserError
 from crucible.sdk.suggestion import did_you_mean
-from crucible_components.merging.recipe.schema import MergeFile, ModelReference, TokenizerRules
+from crucible_components.merging.recipe.references import base_of, leading_model
+from crucible_components.merging.recipe.schema import MergeFile, TokenizerRules
 from crucible_components.merging.vocabulary.chat_templates import choose_template, with_template
 from crucible_components.merging.vocabulary.differences import (
     NUM_EXAMPLES,
@@ -104,7 +105,7 @@ def plan_vocabulary(
         infos: of the models' tensors; a model that has none here gives only its tokenizer.
         configs: contents of config.json.
     """
-    first = str(_base_of(file) or next(_references(file)))
+    first = str(leading_model(file))
     order = sorted(models, key=lambda model: model != first)
     planner = _Planner(file, order, infos, {m: tokenizer_files(models[m]) for m in order})
     rules = file.tokenizer
@@ -197,7 +198,7 @@ class _Planner:
         self.problems += problems
         if self.problems or not owners:
             return None
-        base = str(_base_of(self.file))
+        base = str(base_of(self.file))
         rows = plan_rows(
             result,
             owners,
@@ -239,26 +240,6 @@ class _Planner:
         if rows is None or model not in self.embeddings:
             return self.infos[model]
         return resized(self.infos[model], self.embeddings[model], rows.num_rows)
-
-
-def _base_of(file: MergeFile) -> ModelReference | None:
-    """The base of the merge, else of the first slice that has one."""
-    slices = [*(file.slices or ()), *_module_slices(file)]
-    return file.base_model or next((s.base_model for s in slices if s.base_model), None)
-
-
-def _references(file: MergeFile) -> Iterator[ModelReference]:
-    """The models in the order of the file."""
-    yield from (source.model for source in file.models or ())
-    yield from (source.model for each in file.slices or () for source in each.sources)
-    for module in (file.modules or {}).values():
-        yield from (source.model for source in module.models or ())
-        yield from (source.model for each in module.slices or () for source in each.sources)
-
-
-def _module_slices(file: MergeFile) -> Iterator[Any]:
-    for module in (file.modules or {}).values():
-        yield from module.slices or ()
 
 
 def _token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
