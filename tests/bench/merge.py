@@ -54,7 +54,7 @@ class Cost:
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
-    """Largest resident set, mapped files included."""
+    """Largest resident set, mapped files included; as last seen, 20 ms before the end."""
     anonymous_bytes: int
     """Largest of the process's own memory, sampled."""
 
@@ -140,7 +140,7 @@ def measured(arguments: Sequence[str], log: Path) -> Cost:
     started = time.perf_counter()
     with log.open("wb") as stream:
         process = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT)
-    highest = [0]
+    highest = {"VmHWM": 0, "RssAnon": 0}
     watcher = threading.Thread(target=watch_memory, args=(process.pid, highest), daemon=True)
     watcher.start()
     _, status, usage = os.wait4(process.pid, 0)
@@ -149,21 +149,25 @@ def measured(arguments: Sequence[str], log: Path) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, highest[0])
+    return Cost(wall, usage.ru_utime + usage.ru_stime, highest["VmHWM"], highest["RssAnon"])
 
 
-def watch_memory(pid: int, highest: list[int]) -> None:
-    """Keep the largest anonymous memory of a process, until it ends."""
+def watch_memory(pid: int, highest: dict[str, int]) -> None:
+    """Keep the largest of each figure of a process, in bytes, until it ends.
+
+    Not what `wait4` says: that starts at what this process had when it began the other.
+    """
     status = Path(f"/proc/{pid}/status")
     while True:
         try:
-            lines = status.read_text().splitlines()
+            lines = [line.replace(":", "").split() for line in status.read_text().splitlines()]
         except OSError:
             return
-        found = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
+        found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in highest}
         if not found:
             return
-        highest[0] = max(highest[0], found[0] * 1024)
+        for name, num_bytes in found.items():
+            highest[name] = max(highest[name], num_bytes)
         time.sleep(0.02)
 
 

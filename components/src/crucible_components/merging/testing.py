@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from crucible_components.merging.kernels import Rows
 from crucible_components.merging.kernels.tensors import Mapper, Tensors, in_turn
 from crucible_components.merging.methods import METHODS
 
@@ -31,23 +32,23 @@ class FolderFiles:
 class InMemory:
     """Implements `Values`."""
 
-    flat_models: tuple[Tensor, ...]
-    flat_base: Tensor | None
+    whole_MT: Tensor
+    has_base: bool
 
-    def models(self, span: slice) -> list[Tensor]:
-        return [model_N[span] for model_N in self.flat_models]
-
-    def base(self, span: slice) -> Tensor | None:
-        return None if self.flat_base is None else self.flat_base[span]
+    def rows(self, span: slice) -> Rows:
+        return Rows(self.whole_MT, span.start)
 
     def check(self, span: slice) -> None:
-        assert all(torch.isfinite(model_N[span]).all() for model_N in self.flat_models)
+        assert torch.isfinite(self.whole_MT[:, span]).all()
 
 
 def in_memory(models: Sequence[Tensor], base: Tensor | None, **fields: Any) -> Tensors:
     """One tensor of models that are here."""
-    flat_base = None if base is None else base.flatten()
-    values = InMemory(tuple(model.flatten() for model in models), flat_base)
+    every = [*models, *([] if base is None else [base])]
+    whole_MT = torch.stack([each.flatten() for each in every])
+    if whole_MT.dtype != torch.bfloat16:
+        whole_MT = whole_MT.float()
+    values = InMemory(whole_MT, base is not None)
     return Tensors("layer.weight", tuple(models[0].shape), len(models), values, **fields)
 
 

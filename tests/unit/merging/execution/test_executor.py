@@ -17,6 +17,7 @@ from crucible.errors import StoreFull
 from crucible_components.merging.execution.blocks import ValuesNotFinite
 from crucible_components.merging.execution.executor import Execution, Limits
 from crucible_components.merging.execution.journal import Journal
+from crucible_components.merging.kernels import tensors
 from crucible_components.merging.methods import METHODS
 from crucible_components.merging.recipe.headers import ModelHeaders, TensorPlan
 from crucible_components.merging.recipe.planning import Planner
@@ -47,6 +48,11 @@ def model(seed: int) -> dict[str, torch.Tensor]:
         name: (base_N + seed * 0.01 * torch.randn(base_N.shape, generator=generator)).bfloat16()
         for name, base_N in base.items()
     }
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "BLOCK_ELEMENTS", 1 << 16)
 
 
 @pytest.fixture(scope="module")

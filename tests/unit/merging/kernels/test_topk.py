@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crucible_components.merging.kernels import tensors, topk
+from crucible_components.merging.kernels import tensors
 from crucible_components.merging.testing import in_memory
 
 
@@ -27,24 +27,21 @@ def by_sorting(values_N: torch.Tensor, count: int) -> list[int]:
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_as_a_stable_sort_chooses(data: st.DataObject) -> None:
-    few = st.sampled_from([0.0, 0.5, 1.0, -2.0])
+    few = st.sampled_from([0.0, -0.0, 0.5, 1.0, -2.0, 2.0**127, -(2.0**127), 1e-45])
     numbers = few | st.floats(-10, 10, width=32)
     values = data.draw(st.lists(numbers, min_size=1, max_size=60))
     count = data.draw(st.integers(0, len(values)))
     patch = pytest.MonkeyPatch()
     with patch.context() as small:
         small.setattr(tensors, "BLOCK_ELEMENTS", 7)
-        small.setattr(topk, "SAMPLE_KEYS", data.draw(st.sampled_from([8, 1 << 20])))
-        small.setattr(topk, "_DEVIATIONS", data.draw(st.sampled_from([0.0, 6.0])))
         values_N = torch.tensor(values)
         assert chosen(values_N, count) == by_sorting(values_N, count)
 
 
 @pytest.mark.parametrize("kind", ["normal", "sorted", "bfloat16", "constant", "two"])
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
-def test_of_many_elements(kind: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than are sampled, in orders that make the sample wrong, with many equal ones."""
-    monkeypatch.setattr(topk, "SAMPLE_KEYS", 1 << 14)
+def test_of_many_elements(kind: str, share: float) -> None:
+    """Of several blocks, with many equal ones."""
     generator = torch.Generator().manual_seed(0)
     values_N = torch.randn(700_001, generator=generator)
     values_N = {

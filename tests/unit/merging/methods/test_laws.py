@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crucible_components.merging.kernels import tensors, topk
+from crucible_components.merging.kernels import tensors
 from crucible_components.merging.methods import METHODS
 from crucible_components.merging.testing import merge
 
@@ -48,7 +48,6 @@ def models_of(name: str, *, equal: bool = False) -> tuple[list[Tensor], Tensor |
 @ALL
 def test_blocks_and_threads_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     models, base = models_of(name)
-    monkeypatch.setattr(topk, "SAMPLE_KEYS", 256)
     monkeypatch.setattr(tensors, "BLOCK_ELEMENTS", 250)
 
     with ThreadPoolExecutor(4) as pool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crucible_components.merging.kernels import Rows
 from crucible_components.merging.reporting import Accumulator, TensorFigures
 
 Gather = Callable[..., TensorFigures]
@@ -28,7 +29,8 @@ def gather() -> Gather:
     ) -> TensorFigures:
         names = sources or tuple("abcdef"[: len(models_KN)])
         accumulator = Accumulator(name, names, has_base=origin_N is not None)
-        accumulator.add(models_KN, origin_N, merged_N)
+        rows = [models_KN, *([] if origin_N is None else [origin_N[None]])]
+        accumulator.add(Rows(torch.cat(rows), 0), merged_N)
         return accumulator.figures(copied_from=copied_from)
 
     return gather

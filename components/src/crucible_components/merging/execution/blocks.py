@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -10,11 +12,14 @@ import torch
 from torch import Tensor
 
 from crucible.errors import CrucibleError
+from crucible_components.merging.kernels import Rows
 from crucible_components.merging.kernels.tensors import Mapper
 from crucible_components.merging.recipe.headers import Input, TensorPlan
 from crucible_components.models.weights import Reader
 
 T = TypeVar("T")
+READ_ELEMENTS = 1 << 20
+_OF_THREAD = threading.local()
 
 
 class ValuesNotFinite(CrucibleError, ValueError):
@@ -22,24 +27,52 @@ class ValuesNotFinite(CrucibleError, ValueError):
 
 
 class StoredValues:
-    """Implements `Values`; reads a tensor once if its copies are to be kept."""
+    """Implements `Values`; reads a tensor once if its copies are to be kept.
+
+    A thread keeps those of one tensor at a time.
+    """
 
     def __init__(self, readers: Mapping[str, Reader], plan: TensorPlan, *, kept: bool) -> None:
         self._readers, self._plan = readers, plan
-        self._kept: dict[Input, Tensor] = {}
-        if kept:
-            self._kept = {each: self._read(each, slice(0, plan.num_elements)) for each in plan.all}
+        stored = {readers[each.model].infos[each.tensor].dtype for each in plan.all}
+        self._dtype = torch.bfloat16 if stored == {torch.bfloat16} else torch.float32
+        self._kept_MT = self._keep() if kept else None
 
-    def models(self, span: slice) -> list[Tensor]:
-        return [self._values(each, span) for each in self._plan.inputs]
+    @property
+    def has_base(self) -> bool:
+        return self._plan.base is not None
 
-    def base(self, span: slice) -> Tensor | None:
-        return None if self._plan.base is None else self._values(self._plan.base, span)
+    def rows(self, span: slice) -> Rows:
+        if self._kept_MT is not None:
+            return Rows(self._kept_MT, span.start)
+        return Rows(self._stacked(span), 0)
+
+    def _keep(self) -> Tensor:
+        """All of it, in memory that this thread uses for one tensor after another."""
+        shape = (len(self._plan.all), self._plan.num_elements)
+        num_bytes = math.prod(shape) * self._dtype.itemsize
+        room = getattr(_OF_THREAD, "room", None)
+        if room is None or len(room) < num_bytes:
+            room = _OF_THREAD.room = torch.empty(num_bytes, dtype=torch.uint8)
+        kept_MT = room[:num_bytes].view(self._dtype).view(shape)
+        for start in range(0, shape[1], READ_ELEMENTS):
+            span = slice(start, min(start + READ_ELEMENTS, shape[1]))
+            self._read_all(span, kept_MT[:, span])
+        return kept_MT
+
+    def _stacked(self, span: slice) -> Tensor:
+        values_MN = torch.empty(len(self._plan.all), span.stop - span.start, dtype=self._dtype)
+        self._read_all(span, values_MN)
+        return values_MN
+
+    def _read_all(self, span: slice, values_MN: Tensor) -> None:
+        for values_N, each in zip(values_MN, self._plan.all, strict=True):
+            values_N.copy_(self._read(each, span))
 
     def check(self, span: slice) -> None:
         """Refuse NaN and infinity: every method would spread them."""
         for each in self._plan.all:
-            values_N = self._values(each, span)
+            values_N = self._read(each, span)
             bad = (~torch.isfinite(values_N)).nonzero()[:, 0]
             if bad.numel():
                 raise ValuesNotFinite(
@@ -47,10 +80,6 @@ class StoredValues:
                     f"{span.start + int(bad[0])} of {self._plan.num_elements}. "
                     "Train or download that model anew: no merge is better than its sources."
                 )
-
-    def _values(self, chosen: Input, span: slice) -> Tensor:
-        kept = self._kept.get(chosen)
-        return self._read(chosen, span) if kept is None else kept[span]
 
     def _read(self, chosen: Input, span: slice) -> Tensor:
         return self._readers[chosen.model].read_span(chosen.tensor, span)

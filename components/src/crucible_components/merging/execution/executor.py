@@ -24,7 +24,7 @@ from crucible_components.merging.execution.blocks import (
     shared,
 )
 from crucible_components.merging.execution.journal import Journal
-from crucible_components.merging.kernels.block import Block
+from crucible_components.merging.execution.process import settle
 from crucible_components.merging.kernels.tensors import Mapper, Tensors, in_turn
 from crucible_components.merging.methods import Method
 from crucible_components.merging.recipe.headers import Input, TensorPlan
@@ -102,6 +102,7 @@ class Execution:
         self, plans: Sequence[TensorPlan], files: WeightFiles
     ) -> Iterator[tuple[TensorPlan, TensorFigures]]:
         """Tensors as they are done."""
+        settle()
         threads = self.limits.threads
         large = [plan for plan in plans if self._num_bytes(plan) > self.limits.cache_bytes]
         small = [plan for plan in plans if self._num_bytes(plan) <= self.limits.cache_bytes]
@@ -144,7 +145,7 @@ class Execution:
             block = tensors.block(span)
             values_N = merged(block).to(plan.dtype)
             files.write_span(plan.name, span.start, values_N)
-            return _figures(block, values_N)
+            return figures_of(block.stored, values_N, has_base=has_base)
 
         for part in mapper(finish, tensors.spans):
             figures.take(part)
@@ -172,16 +173,6 @@ class Execution:
             many = isinstance(value, tuple)
             values[name] = torch.tensor(value, dtype=torch.float64) if many else value
         return values
-
-
-def _figures(block: Block, values_N: torch.Tensor) -> Partial:
-    base_N = block.base_or_none_N
-    return figures_of(
-        block.models_KN.float(),
-        None if base_N is None else base_N.float(),
-        values_N.float(),
-        deltas_KN=None if base_N is None else block.deltas_KN.float(),
-    )
 
 
 class _Commit:

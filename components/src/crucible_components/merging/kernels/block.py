@@ -1,6 +1,7 @@
 """A block: the same elements of one tensor in every model.
 
-Legend: K models without the base, N elements of the block, R rows and C columns where N = R·C.
+Legend: K models without the base, M rows: the models and, where there is one, the base; N elements
+of the block, R rows and C columns where N = R·C.
 """
 
 from __future__ import annotations
@@ -16,11 +17,29 @@ from crucible_components.merging.kernels.random import uniform
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The same elements of several tensors, as the loops take them."""
+
+    whole_MT: Tensor
+    """Contiguous; T elements of each tensor, bfloat16 or float32. The models, then the base."""
+    offset: int
+    """Of the block's elements among the T."""
+
+    def first(self, count: int) -> Rows:
+        """Without the others."""
+        return Rows(self.whole_MT[:count], self.offset)
+
+
+@dataclass(frozen=True)
 class Block:
     """What a method sees at a time; small enough for the cache of a core. Read when looked at."""
 
-    load: Callable[[], tuple[Tensor, Tensor | None]]
-    """Gives ``models_KN`` and the base's elements."""
+    load: Callable[[], Rows]
+    """Gives ``stored``."""
+    num_models: int
+    """K."""
+    dtype: torch.dtype
+    """That the arithmetic is done in; float32, or less to follow mergekit."""
     start: int
     """Position in the tensor of the first element."""
     num_elements: int
@@ -29,34 +48,36 @@ class Block:
     """Length of the tensor's rows. Blocks of methods that ask for rows hold whole ones."""
 
     @cached_property
-    def _values(self) -> tuple[Tensor, Tensor | None]:
+    def stored(self) -> Rows:
+        """The models, then the base where there is one."""
         return self.load()
 
-    @property
+    @cached_property
+    def changes(self) -> Rows:
+        """Rows that differ from the last one by the models' changes."""
+        if self.dtype == torch.float32:
+            return self.stored
+        nothing_1N = torch.zeros(1, self.num_elements)
+        return Rows(torch.cat([self.deltas_KN.float(), nothing_1N]), 0)
+
+    @cached_property
     def models_KN(self) -> Tensor:
         """In the type that the arithmetic is done in."""
-        return self._values[0]
+        return self._values(slice(0, self.num_models))
 
-    @property
-    def base_or_none_N(self) -> Tensor | None:
-        """The common ancestor, where there is one."""
-        return self._values[1]
-
-    @property
+    @cached_property
     def base_N(self) -> Tensor:
         """The common ancestor; only methods that need one read it."""
-        assert self.base_or_none_N is not None
-        return self.base_or_none_N
+        return self._values(slice(self.num_models, None))[0]
+
+    def _values(self, rows: slice) -> Tensor:
+        span = slice(self.stored.offset, self.stored.offset + self.num_elements)
+        return self.stored.whole_MT[rows, span].to(self.dtype)
 
     @cached_property
     def deltas_KN(self) -> Tensor:
         """What each model changed."""
         return self.models_KN - self.base_N
-
-    @property
-    def index_N(self) -> Tensor:
-        """Positions in the tensor."""
-        return torch.arange(self.start, self.start + self.num_elements)
 
     def rows(self, values: Tensor) -> Tensor:
         """``values`` [..., N] as [..., R, C]."""
@@ -68,25 +89,4 @@ class Block:
         Args:
             seeds: one a model.
         """
-        return uniform(self.index_N, seeds)
-
-
-def chosen(mask_N: Tensor, values_N: Tensor, others_N: Tensor) -> Tensor:
-    """``values_N`` where the mask (0 or 1, int32) is 1, else ``others_N``, bit by bit.
-
-    Several times faster than `torch.where`, which is not vectorised for float32.
-    """
-    values, others = values_N.view(_bits_of(values_N)), others_N.view(_bits_of(others_N))
-    picked = (values ^ others).bitwise_and_(mask_N.neg().to(values.dtype)).bitwise_xor_(others)
-    return picked.view(values_N.dtype)
-
-
-def equal_bits(first_N: Tensor, second_N: Tensor) -> Tensor:
-    """1 where both are the same to the bit, else 0; int32."""
-    bits = _bits_of(first_N)
-    same_N = torch.empty(first_N.shape, dtype=torch.int32)
-    return torch.eq(first_N.view(bits), second_N.view(bits), out=same_N)
-
-
-def _bits_of(values_N: Tensor) -> torch.dtype:
-    return torch.int32 if values_N.dtype.itemsize == 4 else torch.int16
+        return uniform(slice(self.start, self.start + self.num_elements), seeds)

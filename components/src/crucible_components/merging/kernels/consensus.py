@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crucible_components.merging.kernels.block import Block
+from crucible_components.merging.kernels.elementwise import add_changes, add_majority, norms
 from crucible_components.merging.kernels.tensors import Tensors
 
 Mask = Callable[[Block], Tensor]
@@ -21,13 +22,7 @@ _NO_CHANGE = 1e-7
 
 def kept_share_factors(tensors: Tensors, mask: Mask) -> Tensor:
     """What gives each model's kept changes the L1 norm that all of them had, [K] float64."""
-
-    def norms(block: Block) -> Tensor:
-        size_KN = block.deltas_KN.abs().float()
-        before_K = size_KN.sum(dim=1, dtype=torch.float64)
-        return torch.stack([before_K, size_KN.mul_(mask(block)).sum(dim=1, dtype=torch.float64)])
-
-    before_K, after_K = tensors.sum(norms)
+    before_K, after_K = tensors.sum(lambda block: norms(block, mask(block)))
     is_tiny_K = (before_K < _NO_CHANGE) | (after_K < _NO_CHANGE)
     return torch.where(is_tiny_K, 1.0, before_K / after_K.clamp_min(_NO_CHANGE))
 
@@ -52,50 +47,24 @@ def add_up(
         factors_K: of the changes that are.
     """
     weights = weights_K.tolist()
-    total_weight = sum(weights)
+    total_weight, ones = sum(weights), [1.0] * len(weights)
+    scaled = (weights_K if factors_K is None else weights_K * factors_K).tolist()
 
     def merged(block: Block) -> Tensor:
-        weighted_KN = _weighted(block, weights_K, mask, factors_K)
+        mask_KN = None if mask is None else mask(block)
         if vote:
-            change_N, divisor_N = _of_majority(weighted_KN, weights)
+            change_N, divisor_N = add_majority(
+                block, votes=scaled, factors=ones, weights=weights, mask_SN=mask_KN
+            )
+            if normalize:
+                divisor_N += torch.eq(divisor_N, 0, out=torch.empty_like(divisor_N))
+                change_N /= divisor_N
         else:
-            change_N, divisor_N = weighted_KN.sum(dim=0), None
-        if normalize and divisor_N is not None:
-            change_N /= divisor_N
-        elif normalize and abs(total_weight) >= _NO_DIVISOR:
-            change_N /= total_weight
+            change_N = add_changes(block, scaled, mask_KN)
+            if normalize and abs(total_weight) >= _NO_DIVISOR:
+                change_N /= total_weight
         if scale != 1:
             change_N *= scale
         return change_N.add_(block.base_N)
 
     return merged
-
-
-def _weighted(
-    block: Block, weights_K: Tensor, mask: Mask | None, factors_K: Tensor | None
-) -> Tensor:
-    """``w δ``, [K, N]; the caller's own."""
-    deltas_KN = block.deltas_KN
-    dtype = deltas_KN.dtype
-    kept_KN = deltas_KN if mask is None else deltas_KN * mask(block).to(dtype)
-    if factors_K is not None:
-        kept_KN = kept_KN * factors_K.to(dtype)[:, None]
-    return kept_KN * weights_K.to(dtype)[:, None]
-
-
-def _of_majority(weighted_KN: Tensor, weights: list[float]) -> tuple[Tensor, Tensor]:
-    """The sum of those that have the sign of ``Σ w δ``, and of their weights (1 if that is 0).
-
-    Multiplied by that sign, those that agree are the positive ones.
-    """
-    total_N = weighted_KN.sum(dim=0)
-    sign_N = torch.ge(total_N, 0, out=torch.empty_like(total_N)).mul_(2).sub_(1)
-    change_N, divisor_N = torch.zeros_like(total_N), torch.zeros_like(total_N)
-    counts_N = torch.empty_like(total_N)
-    for weighted_N, weight in zip(weighted_KN, weights, strict=True):
-        weighted_N *= sign_N
-        torch.gt(weighted_N, 0, out=counts_N)
-        divisor_N += counts_N.mul_(weight)
-        change_N += weighted_N.clamp_min_(0)
-    divisor_N += torch.eq(divisor_N, 0, out=counts_N)
-    return change_N.mul_(sign_N), divisor_N

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from crucible_components.merging.kernels.block import Block
+from crucible_components.merging.kernels.block import Block, Rows
+from crucible_components.merging.kernels.elementwise import is_finite
 from crucible_components.merging.kernels.topk import TopMask, top_mask
 
-BLOCK_ELEMENTS = 1 << 16
-"""A block of four models and what is computed from it stay in the cache of a core."""
+BLOCK_ELEMENTS = 1 << 18
+"""As small as it can be without threads waiting for the interpreter's lock most of the time."""
 REMEMBERED_ELEMENTS = 1 << 24
 """64 MiB of float32, a thread."""
 
@@ -28,12 +29,14 @@ T = TypeVar("T")
 class Values(Protocol):
     """Where the elements come from: memory, files, ranges of an object store."""
 
-    def models(self, span: slice) -> list[Tensor]:
-        """The elements ``span`` of the flat tensor in every model, in their stored types."""
-        ...
+    @property
+    def has_base(self) -> bool: ...
 
-    def base(self, span: slice) -> Tensor | None:
-        """Those of the base; None where there is none."""
+    def rows(self, span: slice) -> Rows:
+        """The elements ``span`` of the flat tensor in every model, then in the base.
+
+        As they are stored if that is bfloat16 in all of them, else as float32.
+        """
         ...
 
     def check(self, span: slice) -> None:
@@ -73,10 +76,11 @@ class Tensors:
     dtype: torch.dtype = torch.float32
     by_rows: bool = False
     mapper: Mapper = in_turn
+    _checked: set[int] = field(default_factory=set, init=False, compare=False)
 
     @property
     def has_base(self) -> bool:
-        return self.values.base(slice(0, 0)) is not None
+        return self.values.has_base
 
     @property
     def num_elements(self) -> int:
@@ -97,19 +101,27 @@ class Tensors:
 
     def block(self, span: slice) -> Block:
         """The elements ``span``."""
-        return Block(lambda: self._load(span), span.start, span.stop - span.start, self.num_columns)
+        return Block(
+            lambda: self._load(span),
+            self.num_models,
+            self.dtype,
+            span.start,
+            span.stop - span.start,
+            self.num_columns,
+        )
 
-    def _load(self, span: slice) -> tuple[Tensor, Tensor | None]:
-        """Converted; refuses what is not finite, at the price of a sum."""
-        models_KN = torch.empty(self.num_models, span.stop - span.start, dtype=self.dtype)
-        for model_N, values_N in zip(models_KN, self.values.models(span), strict=True):
-            model_N.copy_(values_N)
-        base_N = self.values.base(span)
-        base_N = None if base_N is None else base_N.to(self.dtype)
-        total = models_KN.sum() if base_N is None else models_KN.sum() + base_N.sum()
-        if not torch.isfinite(total):
-            self.values.check(span)
-        return models_KN, base_N
+    def _load(self, span: slice) -> Rows:
+        """Refuses what is not finite, when it is first looked at."""
+        rows = self.values.rows(span)
+        length = span.stop - span.start
+        if span.start not in self._checked:
+            if not is_finite(rows, length):
+                self.values.check(span)
+            self._checked.add(span.start)
+        if self.dtype == torch.float32:
+            return rows
+        block_MN = rows.whole_MT[:, rows.offset : rows.offset + length].to(self.dtype)
+        return Rows(block_MN if self.dtype == torch.bfloat16 else block_MN.float(), 0)
 
     def sum(self, work: Callable[[Block], Tensor]) -> Tensor:
         """What ``work`` gives for each block, summed in float64; it sums over the block itself."""

@@ -1,32 +1,30 @@
 """The largest elements of a tensor, exactly, without sorting or holding it.
 
-A sample gives an interval in which the k-th largest key lies almost surely. One pass counts the
-keys above it and collects those within, block by block, as distinct values with their numbers, so
-that many equal keys (bfloat16 has few distinct changes) take no memory. If the interval was wrong
-it is widened and the pass repeated.
+Keys are ranked by their 32 bits. One pass counts the high halves of the ranks, which tells that of
+the k-th largest; the next counts the low halves below that one. A pass up to where the last of the
+chosen equal keys lies follows if not all of them are chosen.
 
-Legend: M rows of keys, N keys of a block, S of the sample, D distinct ones.
+Legend: M rows of keys, N keys of a block.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-SAMPLE_KEYS = 1 << 16
-"""Sorted to find the interval."""
-_SAMPLE_BLOCKS = 16
-_DEVIATIONS = 6.0
-"""Standard deviations of the sample's rank on either side: once in 10^8 it is not enough."""
+from crucible_components.merging.kernels import selection_loops
 
 Keys = Callable[[slice], Tensor]
 Mapper = Callable[..., Iterator[Any]]
+_HALF = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,35 @@ class TopMask:
     def __call__(self, keys_MN: Tensor, start: int) -> Tensor:
         """[M, N] float32, 1 for the chosen, else 0; ``start`` is the first key's position."""
         mask_MN = torch.empty(keys_MN.shape)
+        keys = keys_MN.float().contiguous().numpy()
         limits = zip(self.threshold_M.tolist(), self.tie_end_M.tolist(), strict=True)
-        for keys_N, mask_N, (threshold, tie_end) in zip(keys_MN, mask_MN, limits, strict=True):
-            num_ties = max(0, tie_end - start)
-            torch.ge(keys_N[:num_ties], threshold, out=mask_N[:num_ties])
-            torch.gt(keys_N[num_ties:], threshold, out=mask_N[num_ties:])
+        for keys_N, mask_N, (threshold, tie_end) in zip(keys, mask_MN.numpy(), limits, strict=True):
+            selection_loops.mark_top(keys_N, threshold, max(0, tie_end - start), mask_N)
         return mask_MN
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """Where the threshold of a row is looked for; both ends belong to it."""
+@dataclass
+class _Row:
+    """What is known of one row's threshold."""
 
-    low: float
-    high: float
+    left: int
+    """How many are to be chosen of the keys that can still be the threshold."""
+    rank: int = 0
+    num_equal: int = 0
 
+    def narrow(self, counts: NDArray[np.int64]) -> None:
+        """Find the half of the rank below which ``left`` keys are not reached, from the top."""
+        num_at_least = counts[::-1].cumsum()
+        place = int(np.searchsorted(num_at_least, self.left))
+        half = len(counts) - 1 - place
+        self.rank = self.rank << 16 | half
+        self.num_equal = int(counts[half])
+        self.left -= int(num_at_least[place]) - self.num_equal
 
-@dataclass(frozen=True)
-class _Found:
-    """What one row of keys has in a block."""
-
-    num_above: int
-    values_D: Tensor
-    """Distinct keys within the interval, ascending."""
-    counts_D: Tensor
+    @property
+    def threshold(self) -> float:
+        bits = self.rank ^ (0x80000000 if self.rank >> 31 else 0xFFFFFFFF)
+        return float(np.array(bits, np.uint32).view(np.float32))
 
 
 def top_mask(keys: Keys, counts: list[int], spans: list[slice], *, mapper: Mapper) -> TopMask:
@@ -80,91 +83,77 @@ def top_mask(keys: Keys, counts: list[int], spans: list[slice], *, mapper: Mappe
     # All keys are greater than minus infinity, or equal; none than infinity.
     thresholds = [math.inf if count <= 0 else -math.inf for count in counts]
     tie_ends = [0 if count <= 0 else total for count in counts]
-    intervals = {}
-    if open_rows := [row for row, count in enumerate(counts) if 0 < count < total]:
-        sample_MS = _sample(keys, spans, mapper)
-        intervals = {row: _bounds(sample_MS[row], counts[row], total) for row in open_rows}
-    while intervals:
-        found = list(mapper(lambda span: _look(keys(span), intervals), spans))
-        for row, interval in list(intervals.items()):
-            blocks = [block[row] for block in found]
-            wider = _wider(interval, blocks, counts[row])
-            if wider is None:
-                del intervals[row]
-                thresholds[row], tie_ends[row] = _threshold(keys, row, counts[row], blocks, spans)
-            else:
-                intervals[row] = wider
+    rows = {m: _Row(count) for m, count in enumerate(counts) if 0 < count < total}
+    if rows:
+        for count_halves in (_high_halves, _low_halves):
+            for m, halves in _counted(keys, rows, spans, mapper, count_halves).items():
+                rows[m].narrow(halves)
+        for m, row in rows.items():
+            thresholds[m] = row.threshold
+        for m, tie_end in _tie_ends(keys, rows, spans, mapper).items():
+            tie_ends[m] = tie_end
     return TopMask(torch.tensor(thresholds), torch.tensor(tie_ends))
 
 
-def _sample(keys: Keys, spans: list[slice], mapper: Mapper) -> Tensor:
-    """Sorted keys [M, S] of evenly spread blocks."""
-    chosen = spans[:: max(1, len(spans) // _SAMPLE_BLOCKS)]
-    stride = max(1, sum(span.stop - span.start for span in chosen) // SAMPLE_KEYS)
-    parts = [part.numpy() for part in mapper(lambda span: keys(span)[:, ::stride], chosen)]
-    return torch.from_numpy(np.sort(np.concatenate(parts, axis=1), axis=1))
+def _high_halves(keys_N: NDArray[np.float32], row: _Row, counts: NDArray[np.int64]) -> None:
+    selection_loops.count_high_halves(keys_N, counts)
 
 
-def _bounds(sample_S: Tensor, count: int, total: int) -> _Interval:
-    """Keys between which the ``count``-th largest of all lies almost surely."""
-    num_sampled = sample_S.numel()
-    share = count / total
-    spread = (
-        _DEVIATIONS * math.sqrt(share * (1 - share) / num_sampled) if num_sampled < total else 0
-    )
-    low = math.floor((1 - share - spread) * num_sampled) - 1
-    high = math.ceil((1 - share + spread) * num_sampled) + 1
-    return _Interval(
-        float(sample_S[low]) if low >= 0 else -math.inf,
-        float(sample_S[high]) if high < num_sampled else math.inf,
-    )
+def _low_halves(keys_N: NDArray[np.float32], row: _Row, counts: NDArray[np.int64]) -> None:
+    selection_loops.count_low_halves(keys_N, row.rank, counts)
 
 
-def _look(keys_MN: Tensor, intervals: dict[int, _Interval]) -> dict[int, _Found]:
-    """In NumPy, which compares, picks and sorts several times as fast as torch."""
-    found = {}
-    for row, interval in intervals.items():
-        keys_N = keys_MN[row].numpy()
-        is_above_N = np.greater(keys_N, np.float32(interval.high))
-        is_inside_N = np.greater_equal(keys_N, np.float32(interval.low))
-        is_inside_N &= ~is_above_N
-        values_D, counts_D = np.unique(keys_N[is_inside_N], return_counts=True)
-        num_above = int(np.count_nonzero(is_above_N))
-        found[row] = _Found(num_above, torch.from_numpy(values_D), torch.from_numpy(counts_D))
-    return found
+def _counted(
+    keys: Keys,
+    rows: dict[int, _Row],
+    spans: list[slice],
+    mapper: Mapper,
+    count_halves: Callable[..., None],
+) -> dict[int, NDArray[np.int64]]:
+    """Counts [2^16] of each row; every thread adds to counts of its own."""
+    counters: list[dict[int, NDArray[np.int64]]] = []
+
+    def count(span: slice) -> None:
+        keys_MN = keys(span).float().numpy()
+        with _lent(counters, lambda: {m: np.zeros(_HALF, np.int64) for m in rows}) as counter:
+            for m, row in rows.items():
+                count_halves(keys_MN[m], row, counter[m])
+
+    for _ in mapper(count, spans):
+        pass
+    return {m: np.sum([counter[m] for counter in counters], axis=0) for m in rows}
 
 
-def _wider(interval: _Interval, blocks: list[_Found], count: int) -> _Interval | None:
-    """None if the interval holds the ``count``-th largest key."""
-    num_to_high = sum(block.num_above for block in blocks)
-    num_to_low = num_to_high + sum(int(block.counts_D.sum()) for block in blocks)
-    if num_to_high >= count:
-        return _Interval(interval.high, math.inf)
-    if num_to_low < count:
-        return _Interval(-math.inf, interval.low)
-    return None
+@contextmanager
+def _lent(free: list[Any], make: Callable[[], Any]) -> Iterator[Any]:
+    """One that no other thread has now; they all are in the list when no thread has one."""
+    try:
+        one = free.pop()
+    except IndexError:
+        one = make()
+    yield one
+    free.append(one)
 
 
-def _threshold(
-    keys: Keys, row: int, count: int, blocks: list[_Found], spans: list[slice]
-) -> tuple[float, int]:
-    """The ``count``-th largest key, and the position before which those equal to it are chosen."""
-    values_D, inverse = torch.unique(
-        torch.cat([block.values_D for block in blocks]), return_inverse=True
-    )
-    counts_D = torch.zeros(values_D.numel(), dtype=torch.int64)
-    counts_D.index_add_(0, inverse, torch.cat([block.counts_D for block in blocks]))
-    num_above = sum(block.num_above for block in blocks)
-    num_at_least_D = counts_D.flip(0).cumsum(0).flip(0) + num_above
-    place = int((num_at_least_D >= count).sum()) - 1
-    threshold = float(values_D[place])
-    left = count - int(num_at_least_D[place] - counts_D[place])
-    if left == int(counts_D[place]):
-        return threshold, spans[-1].stop
-    for block, span in zip(blocks, spans, strict=True):
-        num_equal = int(block.counts_D[block.values_D == threshold].sum())
-        if num_equal >= left:
-            equal = (keys(span)[row] == threshold).nonzero()[:, 0]
-            return threshold, span.start + int(equal[left - 1]) + 1
-        left -= num_equal
-    raise AssertionError("fewer keys than were counted")
+def _tie_ends(
+    keys: Keys, rows: dict[int, _Row], spans: list[slice], mapper: Mapper
+) -> dict[int, int]:
+    """Where in each row enough of the keys that equal its threshold were chosen."""
+    left = {m: row.left for m, row in rows.items() if row.left < row.num_equal}
+    ends: dict[int, int] = {}
+
+    def count(span: slice) -> dict[int, int]:
+        keys_MN = keys(span).float().numpy()
+        return {m: int(np.count_nonzero(keys_MN[m] == rows[m].threshold)) for m in left}
+
+    counted = mapper(count, spans) if left else iter(())
+    for span, found in zip(spans, counted, strict=False):
+        for m in [m for m in left if m not in ends]:
+            if found[m] >= left[m]:
+                equal = np.flatnonzero(keys(span)[m].numpy() == rows[m].threshold)
+                ends[m] = span.start + int(equal[left[m] - 1]) + 1
+            else:
+                left[m] -= found[m]
+        if len(ends) == len(left):
+            break
+    return ends

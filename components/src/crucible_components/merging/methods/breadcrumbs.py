@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from crucible_components.merging.lazy import kernels, torch
 from crucible_components.merging.methods.registry import Merged, Parameter, Values, merge_method
-from crucible_components.merging.methods.ties import sizes
 
 _PARAMETERS = (
     Parameter("weight", per_model=True),
@@ -50,7 +49,7 @@ def _band(
     down_to = [d + k for d, k in zip(dropped, kept, strict=True)]
 
     def twice(block: kernels.Block) -> torch.Tensor:
-        return sizes(block).repeat(2, 1)
+        return kernels.sizes(block).repeat(2, 1)
 
     chosen = tensors.top(twice, [*down_to, *dropped])
 

@@ -8,7 +8,6 @@ from typing import Any
 from crucible_components.merging.lazy import kernels, torch
 from crucible_components.merging.methods.dare import random_seeds
 from crucible_components.merging.methods.registry import Merged, Parameter, Values, merge_method
-from crucible_components.merging.methods.ties import sizes
 
 
 def _parameters(*, normalize: bool) -> tuple[Parameter, ...]:
@@ -60,10 +59,11 @@ def _della(tensors: kernels.Tensors, values: Values, *, vote: bool) -> Merged:
     spread_K = torch.where((density_K > 0) & (density_K < 1), epsilon_K, 0.0)
 
     def mask(block: kernels.Block) -> torch.Tensor:
-        rank_KRC = block.rows(sizes(block)).argsort(dim=-1, stable=True).argsort(dim=-1)
+        sizes_KN = kernels.sizes(block)
+        ranks_KN = kernels.row_ranks(sizes_KN.reshape(-1, block.num_columns)).view(sizes_KN.shape)
         last = max(1, block.num_columns - 1)
         middle = 0.5 if block.num_columns == 1 else 0.0
-        share_KN = (rank_KRC.float() / last + middle).flatten(1)
+        share_KN = ranks_KN.float() / last + middle
         keep_KN = density_K[:, None] + (2 * share_KN - 1) * spread_K[:, None]
         return torch.lt(block.uniform_KN(seeds), keep_KN).float()
 

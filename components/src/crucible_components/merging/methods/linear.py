@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crucible_components.merging.lazy import kernels, torch
+from crucible_components.merging.lazy import kernels
 from crucible_components.merging.methods.registry import Merged, Parameter, Values, merge_method
 
 
@@ -25,9 +25,5 @@ def linear(tensors: kernels.Tensors, values: Values) -> Merged:
     weights_K = values["weight"]
     if values["normalize"]:
         weights_K = weights_K / weights_K.sum()
-
-    def merged(block: kernels.Block) -> torch.Tensor:
-        weights_K1 = weights_K.to(block.models_KN.dtype)[:, None]
-        return torch.sum(weights_K1 * block.models_KN, dim=0)
-
-    return merged
+    weights = weights_K.tolist()
+    return lambda block: kernels.weighted_sum(block, weights)

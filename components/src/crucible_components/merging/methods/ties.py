@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crucible_components.merging.lazy import kernels, torch
+from crucible_components.merging.lazy import kernels
 from crucible_components.merging.methods.registry import Merged, Parameter, Values, merge_method
 
 
@@ -44,10 +44,5 @@ def largest_changes(tensors: kernels.Tensors, densities: list[float]) -> kernels
         return None
     total = tensors.num_elements
     counts = [max(1, int(d * total)) if 0 < d < 1 else round(d) * total for d in densities]
-    chosen = tensors.top(sizes, counts)
-    return lambda block: chosen(sizes(block), block.start)
-
-
-def sizes(block: kernels.Block) -> torch.Tensor:
-    """|δ|, [K, N] in float32."""
-    return block.deltas_KN.abs().float()
+    chosen = tensors.top(kernels.sizes, counts)
+    return lambda block: chosen(kernels.sizes(block), block.start)
