@@ -23,6 +23,7 @@ from crucible.artifacts.files import storage_errors, walk_files, write_atomicall
 from crucible.errors import Problem
 from crucible_components.merging.execution.executor import Execution, Limits
 from crucible_components.merging.execution.journal import Journal
+from crucible_components.merging.kernels.tensors import REMEMBERED_ELEMENTS
 from crucible_components.merging.methods import METHODS
 from crucible_components.merging.options import MergeOptions
 from crucible_components.merging.recipe.headers import TensorPlan
@@ -39,8 +40,8 @@ from crucible_components.models.weight_files import WeightFiles
 from crucible_components.models.weights import Reader
 
 JOURNAL_FILE = "journal.jsonl"
-_PROCESS_BYTES = 450 << 20
-"""Python, torch and what blocks take."""
+_PROCESS_BYTES = 700 << 20
+"""Python, torch, numba and what blocks take; seen in tests/bench/merge.py."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Merge:
     def peak_bytes(self) -> int:
         """Of memory, at most about; the model's size is not in it."""
         largest = max((self._input_bytes(plan) for plan in self.plans), default=0)
-        return _PROCESS_BYTES + self.options.threads * min(largest, self.options.cache_bytes)
+        a_thread = min(largest, self.options.cache_bytes) + 4 * REMEMBERED_ELEMENTS
+        return _PROCESS_BYTES + self.options.threads * a_thread
 
     def _input_bytes(self, plan: TensorPlan) -> int:
         return sum(self.readers[i.model].infos[i.tensor].num_bytes for i in plan.all)
