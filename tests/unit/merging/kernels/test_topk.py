@@ -64,3 +64,13 @@ def test_each_row_has_its_own_number() -> None:
         [False, True, False],
         [True, True, False],
     ]
+
+
+def test_keys_of_narrower_arithmetic() -> None:
+    """Of which many are the same, so that the last ones are looked for by position."""
+    values_N = torch.randn(5000, generator=torch.Generator().manual_seed(0)).round().bfloat16()
+    walked = in_memory([values_N], None, dtype=torch.bfloat16)
+    mask = walked.top(lambda block: block.models_KN, [2501])
+    block = walked.block(slice(0, 5000))
+    found = mask(block.models_KN, 0)[0].nonzero()[:, 0].tolist()
+    assert found == by_sorting(values_N.float(), 2501)

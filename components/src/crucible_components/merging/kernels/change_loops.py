@@ -80,12 +80,9 @@ def weighted_sum(stored_MT: Stored, offset: int, weights_M: Floats, out_N: Float
 
 
 @compiled()
-def variance(stored_KT: Stored, offset: int, out_N: Floats) -> int:
-    """Over the rows, in float64 until it is stored; exactly 0 where all are equal.
-
-    Returns how many are not 0.
-    """
-    num_models, num_changed = len(stored_KT), 0
+def variance(stored_KT: Stored, offset: int, out_N: Floats) -> None:
+    """Over the rows, in float64 until it is stored; exactly 0 where all are equal."""
+    num_models = len(stored_KT)
     share = 1.0 / num_models
     mean, total = np.empty(_PIECE), np.empty(_PIECE)
     values_KP = np.empty((num_models, _PIECE), np.float32)
@@ -109,8 +106,6 @@ def variance(stored_KT: Stored, offset: int, out_N: Floats) -> int:
                 total[i] += away * away
         for i in range(out.size):
             out[i] = total[i] * share
-            num_changed += out[i] != 0
-    return num_changed
 
 
 @compiled()
@@ -269,10 +264,8 @@ def change_sums(
         lower, and of those that the merged one changes.
     """
     num_models = len(stored_MT) - 1 if has_base else len(stored_MT)
-    origin, changes_CP = (
-        np.empty(_PIECE, np.float32),
-        np.empty((num_models + 1, _PIECE), np.float32),
-    )
+    origin = np.empty(_PIECE, np.float32)
+    changes_CP = np.empty((num_models + 1, _PIECE), np.float32)
     products_CC[:] = 0.0
     energy, num_conflicts, num_changed = 0.0, 0, 0
     for start in range(0, merged_1N.shape[1], _PIECE):

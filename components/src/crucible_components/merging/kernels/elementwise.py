@@ -21,9 +21,10 @@ _NO_MASK = np.empty((0, 0), np.float32)
 
 
 def array(stored: Tensor) -> NDArray[Any]:
-    """As the loops take it: float32, or the bits of bfloat16."""
-    stored = stored.contiguous()
-    return stored.view(torch.uint16).numpy() if stored.dtype == torch.bfloat16 else stored.numpy()
+    """As the loops take it: the bits of bfloat16, all other types as float32."""
+    if stored.dtype == torch.bfloat16:
+        return stored.contiguous().view(torch.uint16).numpy()
+    return stored.float().contiguous().numpy()
 
 
 def _block(rows: Rows) -> tuple[NDArray[Any], int]:
@@ -119,8 +120,9 @@ def take_agreed(block: Block, merged_N: Tensor, *, with_base: bool) -> Tensor:
     return values_N.to(merged_N.dtype)
 
 
-def row_ranks(keys_RC: Tensor) -> Tensor:
-    """The place of each key in its row in ascending order, equal ones in the order they have."""
+def row_ranks(keys: Tensor) -> Tensor:
+    """The place of each key in its row, ascending, equal ones as they come; [..., C] int32."""
+    keys_RC = keys.float().reshape(-1, keys.shape[-1]).contiguous()
     ranks_RC = torch.empty(keys_RC.shape, dtype=torch.int32)
-    selection_loops.row_ranks(keys_RC.float().contiguous().numpy(), ranks_RC.numpy())
-    return ranks_RC
+    selection_loops.row_ranks(keys_RC.numpy(), ranks_RC.numpy())
+    return ranks_RC.view(keys.shape)

@@ -153,7 +153,12 @@ class Tensors:
         """Which elements have the largest keys; of equal ones those that come first.
 
         Args:
-            keys: [M, N] float32 for a block, no NaN.
+            keys: [M, N] for a block, no NaN; ranked as float32.
             counts: how many to choose in each of the M rows.
         """
-        return top_mask(lambda span: keys(self.block(span)), counts, self.spans, mapper=self.mapper)
+        return top_mask(
+            lambda span: keys(self.block(span)).float().numpy(),
+            counts,
+            self.spans,
+            mapper=self.mapper,
+        )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from crucible_components.merging.kernels import selection_loops
 
-Keys = Callable[[slice], Tensor]
+Keys = Callable[[slice], NDArray[np.float32]]
 Mapper = Callable[..., Iterator[Any]]
 _HALF = 1 << 16
 
@@ -52,7 +52,8 @@ class _Row:
 
     left: int
     """How many are to be chosen of the keys that can still be the threshold."""
-    rank: int = 0
+    rank: int | None = None
+    """Of the threshold: its high half after the first pass, whole after the second."""
     num_equal: int = 0
 
     def narrow(self, counts: NDArray[np.int64]) -> None:
@@ -60,12 +61,13 @@ class _Row:
         num_at_least = counts[::-1].cumsum()
         place = int(np.searchsorted(num_at_least, self.left))
         half = len(counts) - 1 - place
-        self.rank = self.rank << 16 | half
+        self.rank = half if self.rank is None else self.rank << 16 | half
         self.num_equal = int(counts[half])
         self.left -= int(num_at_least[place]) - self.num_equal
 
     @property
     def threshold(self) -> float:
+        assert self.rank is not None
         bits = self.rank ^ (0x80000000 if self.rank >> 31 else 0xFFFFFFFF)
         return float(np.array(bits, np.uint32).view(np.float32))
 
@@ -85,8 +87,8 @@ def top_mask(keys: Keys, counts: list[int], spans: list[slice], *, mapper: Mappe
     tie_ends = [0 if count <= 0 else total for count in counts]
     rows = {m: _Row(count) for m, count in enumerate(counts) if 0 < count < total}
     if rows:
-        for count_halves in (_high_halves, _low_halves):
-            for m, halves in _counted(keys, rows, spans, mapper, count_halves).items():
+        for _ in range(2):
+            for m, halves in _counted(keys, rows, spans, mapper).items():
                 rows[m].narrow(halves)
         for m, row in rows.items():
             thresholds[m] = row.threshold
@@ -95,29 +97,20 @@ def top_mask(keys: Keys, counts: list[int], spans: list[slice], *, mapper: Mappe
     return TopMask(torch.tensor(thresholds), torch.tensor(tie_ends))
 
 
-def _high_halves(keys_N: NDArray[np.float32], row: _Row, counts: NDArray[np.int64]) -> None:
-    selection_loops.count_high_halves(keys_N, counts)
-
-
-def _low_halves(keys_N: NDArray[np.float32], row: _Row, counts: NDArray[np.int64]) -> None:
-    selection_loops.count_low_halves(keys_N, row.rank, counts)
-
-
 def _counted(
-    keys: Keys,
-    rows: dict[int, _Row],
-    spans: list[slice],
-    mapper: Mapper,
-    count_halves: Callable[..., None],
+    keys: Keys, rows: dict[int, _Row], spans: list[slice], mapper: Mapper
 ) -> dict[int, NDArray[np.int64]]:
-    """Counts [2^16] of each row; every thread adds to counts of its own."""
+    """Counts [2^16] of each row's next half of a rank; every thread adds to counts of its own."""
     counters: list[dict[int, NDArray[np.int64]]] = []
 
     def count(span: slice) -> None:
-        keys_MN = keys(span).float().numpy()
+        keys_MN = keys(span)
         with _lent(counters, lambda: {m: np.zeros(_HALF, np.int64) for m in rows}) as counter:
             for m, row in rows.items():
-                count_halves(keys_MN[m], row, counter[m])
+                if row.rank is None:
+                    selection_loops.count_high_halves(keys_MN[m], counter[m])
+                else:
+                    selection_loops.count_low_halves(keys_MN[m], row.rank, counter[m])
 
     for _ in mapper(count, spans):
         pass
@@ -143,14 +136,14 @@ def _tie_ends(
     ends: dict[int, int] = {}
 
     def count(span: slice) -> dict[int, int]:
-        keys_MN = keys(span).float().numpy()
+        keys_MN = keys(span)
         return {m: int(np.count_nonzero(keys_MN[m] == rows[m].threshold)) for m in left}
 
     counted = mapper(count, spans) if left else iter(())
     for span, found in zip(spans, counted, strict=False):
         for m in [m for m in left if m not in ends]:
             if found[m] >= left[m]:
-                equal = np.flatnonzero(keys(span)[m].numpy() == rows[m].threshold)
+                equal = np.flatnonzero(keys(span)[m] == rows[m].threshold)
                 ends[m] = span.start + int(equal[left[m] - 1]) + 1
             else:
                 left[m] -= found[m]

@@ -59,11 +59,10 @@ def _della(tensors: kernels.Tensors, values: Values, *, vote: bool) -> Merged:
     spread_K = torch.where((density_K > 0) & (density_K < 1), epsilon_K, 0.0)
 
     def mask(block: kernels.Block) -> torch.Tensor:
-        sizes_KN = kernels.sizes(block)
-        ranks_KN = kernels.row_ranks(sizes_KN.reshape(-1, block.num_columns)).view(sizes_KN.shape)
+        rank_KRC = kernels.row_ranks(block.rows(kernels.sizes(block)))
         last = max(1, block.num_columns - 1)
         middle = 0.5 if block.num_columns == 1 else 0.0
-        share_KN = ranks_KN.float() / last + middle
+        share_KN = (rank_KRC.float() / last + middle).flatten(1)
         keep_KN = density_K[:, None] + (2 * share_KN - 1) * spread_K[:, None]
         return torch.lt(block.uniform_KN(seeds), keep_KN).float()
 

@@ -98,8 +98,6 @@ def figures_of(stored: Rows, merged_N: Tensor, *, has_base: bool) -> Partial:
     """
     num_sources = len(stored.whole_MT) - has_base
     products = np.empty((num_sources + 1, num_sources + 1))
-    if merged_N.dtype != torch.bfloat16:
-        merged_N = merged_N.float()
     energy, num_conflicts, num_changed = change_loops.change_sums(
         array(stored.whole_MT), stored.offset, has_base, array(merged_N[None]), products
     )
