@@ -67,8 +67,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 def entries(out: Path) -> int:
     """How many times the merge into ``out`` has said that tensors are written."""
-    journal = out.with_name(f"{out.name}.part") / "journal.jsonl"
-    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+    try:
+        journal = (out.with_name(f"{out.name}.part") / "journal.jsonl").read_bytes()
+    except FileNotFoundError:  # not begun; or just ended, and named ``out``
+        return 0
+    return max(0, journal.count(b"\n") - 1)
 
 
 def test_thirty_seeded_kills_give_the_same_bytes(merge_file: Path, tmp_path: Path) -> None:
