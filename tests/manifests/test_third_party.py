@@ -32,8 +32,8 @@ def test_tests_take_the_same_versions(manifests: Path, versions: dict[str, str])
     ):
         for path in pins:
             assert f'"{module}", "{versions[project]}"' in path.read_text(), path
+    text = (testing / "controllers" / "go" / "go.mod").read_text()
     for name in ("trainer", "kueue"):
-        text = (testing / "controllers" / "go" / name / "go.mod").read_text()
         [version] = [v for project, v in versions.items() if project.endswith(f"/{name}")]
         assert re.search(rf"{name}(/v2)? {re.escape(version)}$", text, re.M), name
 

@@ -69,10 +69,7 @@ def test_a_failed_build_says_why_and_leaves_no_program(monkeypatch: pytest.Monke
     assert not programs.all_built()
 
 
-def test_every_module_is_pinned() -> None:
-    for program in programs._PROGRAMS:
-        folder = Path(programs.__file__).parent / "go" / program.module
-        assert (folder / "go.mod").exists()
-        assert (folder / "go.sum").exists()
-    pins = (Path(programs.__file__).parent / "go/kubernetes/go.mod").read_text()
-    assert f"k8s.io/kubernetes v{programs.VERSION}" in pins
+def test_modules_are_pinned() -> None:
+    folder = Path(programs.__file__).parent / "go"
+    assert f"k8s.io/kubernetes v{programs.VERSION}" in (folder / "go.mod").read_text()
+    assert (folder / "go.sum").exists()

@@ -1,8 +1,9 @@
 """Kubernetes as programs: found where envtest keeps them, or built from Go modules by name.
 
-No image registry and no release page is needed, only a Go module proxy. Each folder under ``go/``
-is one module with pinned digests; together they name a cache, so that a changed pin builds anew and
-an old one stays usable. Programs in ``KUBEBUILDER_ASSETS`` are taken first.
+No image registry and no release page is needed, only a Go module proxy. ``go/`` is one module with
+pinned digests: what the programs share is compiled once. A digest of it names a cache, so that a
+changed pin builds anew and an old one stays usable. Programs in ``KUBEBUILDER_ASSETS`` are taken
+first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import fcntl
 import functools
 import logging
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,28 +29,21 @@ _LDFLAGS = f"-s -w -X k8s.io/component-base/version.gitVersion=v{VERSION}"
 @dataclass(frozen=True)
 class _Program:
     name: str
-    module: str
-    """Folder under ``go/``."""
     package: str
     seconds: int
     """Of a first build, in this order, on two cores."""
 
 
 _PROGRAMS = (
-    _Program("etcd", "etcd", ".", 16),
-    _Program("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 200),
-    _Program(
-        "kube-controller-manager",
-        "kubernetes",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-        56,
-    ),
-    _Program("kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", 4),
-    _Program("kubelet", "kubernetes", "k8s.io/kubernetes/cmd/kubelet", 15),
-    _Program("kube-proxy", "kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", 10),
-    _Program("kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", 15),
-    _Program("coredns", "coredns", ".", 30),
-    _Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", 150),
+    _Program("etcd", "./etcd", 30),
+    _Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 130),
+    _Program("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 40),
+    _Program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 4),
+    _Program("kubelet", "k8s.io/kubernetes/cmd/kubelet", 14),
+    _Program("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 5),
+    _Program("kubectl", "k8s.io/kubernetes/cmd/kubectl", 10),
+    _Program("coredns", "./coredns", 5),
+    _Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", 10),
 )
 
 
@@ -91,7 +84,7 @@ def _cache_dir() -> Path:
 
 @functools.cache
 def _digest() -> str:
-    return sources_digest(_SOURCES, f"{platform.machine()} {_LDFLAGS}")
+    return sources_digest(_SOURCES, _LDFLAGS)
 
 
 def _build(programs: list[_Program], folder: Path) -> None:
@@ -101,6 +94,5 @@ def _build(programs: list[_Program], folder: Path) -> None:
             "building %s (%d of %d); what is left takes about %d s the first time on two cores",
             program.name, number, len(programs), expected,
         )  # fmt: skip
-        source = _SOURCES / program.module
-        build_program(program.package, source, folder / program.name, ldflags=_LDFLAGS)
+        build_program(program.package, _SOURCES, folder / program.name, ldflags=_LDFLAGS)
         expected -= program.seconds

@@ -28,8 +28,8 @@ def install_trainer(cluster: OwnCluster) -> None:
         ClusterFailed: they could not be built, or did not come up.
     """
     programs = {
-        "jobset": build_controller("sigs.k8s.io/jobset", "trainer"),
-        "trainer": build_controller(f"{_TRAINER[0]}/cmd/trainer-controller-manager", "trainer"),
+        "jobset": build_controller(_JOBSET[0]),
+        "trainer": build_controller(f"{_TRAINER[0]}/cmd/trainer-controller-manager"),
     }
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -52,7 +52,7 @@ def install_trainer(cluster: OwnCluster) -> None:
 
 def install_kueue(cluster: OwnCluster) -> None:
     """Kueue, webhooks included; returns and raises as `install_trainer`."""
-    programs = {"kueue": build_controller(f"{_KUEUE[0]}/cmd/kueue", "kueue")}
+    programs = {"kueue": build_controller(f"{_KUEUE[0]}/cmd/kueue")}
     with tempfile.TemporaryDirectory() as folder:
         _copy(module_folder(*_KUEUE) / "config", Path(folder) / "kueue")
         objects = render(Path(folder) / "kueue/default", warnings=True)

@@ -1,3 +1,5 @@
+//go:build tools
+
 // Package programs names what is built, so that `go mod tidy` keeps it.
 package programs
 
@@ -8,4 +10,5 @@ import (
 	_ "k8s.io/kubernetes/cmd/kube-proxy/app"
 	_ "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	_ "k8s.io/kubernetes/cmd/kubelet/app"
+	_ "sigs.k8s.io/kwok/cmd/kwok"
 )

@@ -1,4 +1,0 @@
-// Package programs names what is built, so that `go mod tidy` keeps it.
-package programs
-
-import _ "sigs.k8s.io/kwok/pkg/kwok/cmd"
