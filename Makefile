@@ -19,7 +19,7 @@ quickstart: $(VENV)/.quickstart  ## Install, then run pipelines/quickstart from 
 	$(BIN)/platformctl submit $(PIPELINE)
 
 test: $(VENV)/.dev system-packages check  ## Install, then run every check and every test
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --no-loadscope-reorder
 
 check: lint types imports  ## Lint, types, layers
 lint: $(VENV)/.dev

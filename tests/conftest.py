@@ -14,12 +14,12 @@ os.environ["CRUCIBLE_CONTEXT"] = "local"
 
 pytest_plugins = ["crucible.testing.left_out"]
 _READ_BY_US = re.compile(r"CRUCIBLE_|AWS_|KUBE|MLFLOW_TRACKING_|XDG_|(HOME|PATH)$")
-_TOGETHER = re.compile(r"tests/(cluster/manifests|cluster|images)/")
+_TOGETHER = re.compile(r"tests/(cluster/manifests|images)/")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Processes that share the tests take whole files; those of one Kubernetes stay together."""
+    """Processes that share the tests take whole files, or all that share what took long to make."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduler(LoadScopeScheduling):

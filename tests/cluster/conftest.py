@@ -1,4 +1,4 @@
-"""One Kubernetes for the whole session, started when the first test asks for it.
+"""One Kubernetes for all tests here, started when the first of them asks for it.
 
 `CRUCIBLE_TEST_KUBECONFIG` names another cluster to use instead. A test that asks for a cluster is
 marked ``cluster`` and gets the time that a first build of Kubernetes takes.
@@ -31,12 +31,23 @@ BUILD_SECONDS = 1800
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
+        if {"cluster", "site"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
 
 
 @pytest.fixture(scope="session")
+def buildable(request: pytest.FixtureRequest) -> None:
+    """A Kubernetes can be started here, and is built."""
+    try:
+        check_machine()
+    except MachineUnfit as unfit:
+        leave_out(request.config, "THE CLUSTER TESTS", str(unfit))
+        pytest.skip("no Kubernetes can be started here; why stands at the end")
+    _build_aloud(request.config)
+
+
+@pytest.fixture(scope="package")
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
@@ -45,12 +56,7 @@ def cluster(
     if given:
         yield Cluster(Path(given), tmp_path_factory.mktemp("cluster"))
         return
-    try:
-        check_machine()
-    except MachineUnfit as unfit:
-        leave_out(request.config, "THE CLUSTER TESTS", str(unfit))
-        pytest.skip("no Kubernetes can be started here; why stands at the end")
-    _build_aloud(request.config)
+    request.getfixturevalue("buildable")
     with start_cluster("tests") as own:
         yield own
 

@@ -1,0 +1,1 @@
+"""Tests on a Kubernetes; a package, so that theirs ends with the last of them."""

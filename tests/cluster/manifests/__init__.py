@@ -1,0 +1,1 @@
+"""Tests of what manifests/ installs; a package, as their cluster is theirs."""
