@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import signal
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from crucible.errors import UserError
-from crucible.sdk.process import Terminated, limit_threads, scratch_folder, unwinding_on_signals
+from crucible.sdk.process import (
+    Terminated,
+    import_at_once,
+    limit_threads,
+    scratch_folder,
+    unwinding_on_signals,
+)
 from crucible.sdk.retry import Backoff
 
 THREADS = """
@@ -38,6 +45,18 @@ def test_threads_stay_between_one_and_the_machine(
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert limit_threads(cpus) == threads
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_imports_are_not_interrupted_for_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large_library.py").write_text("import gc\nCOLLECTED = gc.isenabled()\n")
+    (tmp_path / "broken_library.py").write_text("import absent_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="absent_library"):
+        import_at_once(["large_library", "broken_library"])
+    assert not sys.modules.pop("large_library").COLLECTED
+    assert gc.isenabled()
 
 
 def signal_thrice(cleaned: list[bool]) -> None:

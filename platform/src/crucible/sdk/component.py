@@ -118,8 +118,8 @@ class Component(abc.ABC):
     """Set of dependencies that it needs, and so the container image of its pods: base, eval, train
     or serve. A step's own ``image`` wins."""
     preload: ClassVar[tuple[str, ...]] = ()
-    """Modules that take long to import and may be imported before a step is forked, e.g. torch:
-    the local engine imports them once a run."""
+    """Modules that take long to import, e.g. torch. The local engine imports them once a run and
+    forks its steps from there; elsewhere they are imported at once before ``run``."""
     distributed: ClassVar[bool] = False
     """Its ``run`` may be called in several processes at once, which share the work by
     ``Context.rank`` and ``world_size``. Only such a component may ask for several nodes."""

@@ -1,15 +1,17 @@
-"""What a step asks of its own process: thread pools, unwinding on signals, a scratch folder."""
+"""What a step asks of its own process: thread pools, imports, unwinding on signals, a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -56,6 +58,22 @@ def limit_threads(cpus: float) -> int:
     if torch is not None:
         torch.set_num_threads(threads)
     return threads
+
+
+def import_at_once(modules: Iterable[str]) -> None:
+    """Import ``modules`` without looking for garbage in between.
+
+    Nearly all that an import makes is there to stay, and every full collection walks through it
+    anew: a fifth of the CPU time in which torch and transformers are imported.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ from crucible.sdk.pod.request import PodRequest
 from crucible.sdk.process import (
     Terminated,
     ignore_signals,
+    import_at_once,
     limit_threads,
     scratch_folder,
     unwinding_on_signals,
@@ -243,6 +244,7 @@ def _work(work: _Work) -> None:
             rank=work.ranks.rank,
             world_size=work.ranks.world_size,
         )
+        import_at_once(cls.preload)
         cls().run(work.inputs.open(store, scratch_dir), work.config, outputs, context)
         if not is_main:
             return
