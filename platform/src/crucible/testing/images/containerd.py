@@ -40,8 +40,8 @@ def seed_containerd(root: Path, images: Sequence[ImageArchive]) -> None:
     Raises:
         RuntimeError: containerd refused an image.
     """
-    digests = sorted(image.digest for image in images)
-    name = hashlib.sha256("\n".join([_version(), *digests]).encode()).hexdigest()[:32]
+    names = sorted(f"{image.reference} {image.digest}" for image in images)
+    name = hashlib.sha256("\n".join([_version(), *names]).encode()).hexdigest()[:32]
     folder = cache_dir() / "containerd"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
