@@ -11,6 +11,7 @@ import importlib
 import os
 
 from crucible.sdk.catalogue import load_component
+from crucible.sdk.process import import_at_once
 
 _BACKENDS = {
     "file": "crucible.artifacts.file_backend",
@@ -25,5 +26,4 @@ def preload(component: str, store_uri: str) -> None:
     with contextlib.suppress(Exception, SystemExit):  # see above
         if backend is not None:
             importlib.import_module(backend)
-        for name in load_component(component).preload:
-            importlib.import_module(name)
+        import_at_once(load_component(component).preload)
