@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ os.environ["CRUCIBLE_CONTEXT"] = "local"
 
 pytest_plugins = ["crucible.testing.left_out"]
 _READ_BY_US = re.compile(r"CRUCIBLE_|AWS_|KUBE|MLFLOW_TRACKING_|XDG_|(HOME|PATH)$")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TOGETHER = re.compile(r"tests/(cluster/manifests|images)/")
 
 
@@ -41,3 +43,17 @@ def same_environment() -> Iterator[None]:
     names = [n for n in before.keys() | os.environ.keys() if _READ_BY_US.match(n)]
     changed = [n for n in names if before.get(n) != os.environ.get(n)]
     assert not changed, f"left in the environment for the next tests: {sorted(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def same_signals() -> Iterator[None]:
+    """A test that ignores or blocks a signal must stop doing so: children inherit both."""
+    before = [signal.getsignal(number) for number in _SIGNALS]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    changed = [n for n, h in zip(_SIGNALS, before, strict=True) if signal.getsignal(n) != h]
+    for number, handler in zip(_SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    blocked ^= signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert not changed, f"left with other handlers for the next tests: {changed}"
+    assert not blocked, f"left blocked or unblocked for the next tests: {blocked}"

@@ -21,6 +21,7 @@ from crucible.journal import Journal
 from crucible.sdk.executor import StepParameters, build_executor_input, read_executor_output
 from crucible.sdk.failure import FILE_NAME, FailureRecord, read_failure
 from crucible.sdk.pod.board import Board, RankFailure
+from crucible.sdk.process import unwinding_on_signals
 from crucible.sdk.runner import deliver
 from crucible.sdk.types import ArtifactType
 from crucible.testing.kube_api import KubeApi, kube_api
@@ -149,7 +150,8 @@ def write_dataset(launching: Launching, folder: Path) -> str:
         outputs={"dataset": ArtifactType("Dataset", "any")},
         attempt_dir=own,
     )
-    deliver(request, {"dataset": ref})
+    with unwinding_on_signals():
+        deliver(request, {"dataset": ref})
     launching.board.write_output(request.output_file)
     return ref.digest
 
