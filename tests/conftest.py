@@ -48,12 +48,12 @@ def same_environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def same_signals() -> Iterator[None]:
     """A test that ignores or blocks a signal must stop doing so: children inherit both."""
-    before = [signal.getsignal(number) for number in _SIGNALS]
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
-    changed = [n for n, h in zip(_SIGNALS, before, strict=True) if signal.getsignal(n) != h]
-    for number, handler in zip(_SIGNALS, before, strict=True):
-        signal.signal(number, handler)
-    blocked ^= signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    changed = [number for number in _SIGNALS if signal.getsignal(number) != before[number]]
+    for number in changed:
+        signal.signal(number, before[number])
+    moved = mask ^ signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert not changed, f"left with other handlers for the next tests: {changed}"
-    assert not blocked, f"left blocked or unblocked for the next tests: {blocked}"
+    assert not moved, f"left blocked or unblocked for the next tests: {moved}"

@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from crucible_components.merging.testing import FolderFiles
 from crucible_components.models.weights import TensorReader
 
-GOAL, GOALS = 5.0, {"sce": 10.0}
+SCE_GOAL, GOAL = 10.0, 5.0
 HIDDEN, FEED_FORWARD, VOCABULARY, HEADS, KEY_HEADS = 2048, 5632, 32000, 32, 4
 CHUNK_BYTES = 8 << 20
 METHODS: dict[str, dict[str, object]] = {
@@ -352,7 +352,7 @@ def main() -> None:
         cache=cache,
         ours=[cost.wall_seconds for cost in chosen["ours"]],
         peer=[cost.wall_seconds for cost in chosen["mergekit"]],
-        goal=GOALS.get(method, GOAL),
+        goal=SCE_GOAL if method == "sce" else GOAL,
         peak_memory_ratio=round(
             median_of(chosen["mergekit"]).peak_bytes / median_of(chosen["ours"]).peak_bytes, 2
         ),
